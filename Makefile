@@ -1,0 +1,78 @@
+# Everything runs from .venv, which `setup` makes from a bare Python and from PyPI, and from nothing else.
+#
+#   make demo                     the demonstration, on all servers
+#   make test                     lint, types and tests
+#   make setup PYTHON=python3.13  with another Python than python3
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+# Node.js comes from the pinned wheel, not from the machine; and no look-up of a newer pyright.
+export PYRIGHT_PYTHON_GLOBAL_NODE := 0
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint types pytest format lock clean distclean
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+setup: $(READY)  ## make .venv, if it is not there or out of date
+
+demo: setup  ## show every backend drain under load, side by side
+	@$(BIN)/pooldrain-compare demo
+
+test: lint types pytest  ## lint, types and tests: what CI runs
+
+lint: setup  ## ruff: rules and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup  ## mypy and pyright, both strict
+	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# After the other two, also with make -j: its closing line is the last one.
+pytest: setup | lint types
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+format: setup  ## mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Without options of the machine in the output: no index, no path. pip-tools is wanted here only.
+lock: setup  ## pin requirements/dev.txt anew from pyproject.toml
+	$(PIP) install --quiet 'pip-tools>=7.5'
+	CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/pip-compile --quiet --upgrade --all-extras --strip-extras \
+		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options \
+		--annotation-style=line --unsafe-package pooldrain --output-file requirements/dev.txt pyproject.toml
+	sed -e 's/pooldrain, //' -e '/^$$/,$$d' requirements/dev.txt >requirements/dev.tmp
+	mv requirements/dev.tmp requirements/dev.txt
+
+clean:  ## remove caches and builds
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find shared sync_impl async_impl compare tests -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean  ## remove .venv and the embedded database's data too
+	rm -rf $(VENV) .pooldrain
+
+$(READY): requirements/dev.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { \
+		echo "make: no '$(PYTHON)' here; name a Python 3.11 or newer: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "make: Python 3.11 or newer is needed, '$(PYTHON)' is older;" \
+			"name a newer one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "make: this Python cannot make environments; as root: apt-get install" \
+			"`$(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'`" \
+			"(Debian, Ubuntu)" >&2; exit 1; }
+	@echo "Setting up $(VENV) (once; it takes a minute or so)"
+	@$(BIN)/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
+	@$(PIP) install --quiet -r requirements/dev.txt
+	@$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
