@@ -1,0 +1,252 @@
+"""The checkout ledger: who holds which connection, since when, from where; and when that is a leak.
+
+The leak rules, strongest first:
+- `collected`: the garbage collector found the connection; nobody can return it any more.
+- `unreturned`: the request that checked it out has ended and it is still out. No threshold, no false alarm.
+- `overdue`: held longer than `leak_age` seconds (off by default, as HikariCP's leakDetectionThreshold).
+- `threshold`: `checkedout >= leak_threshold`, the tutorial's coarse rule, kept as a flag.
+
+A checkout by a background task that outlives its request belongs to the task (see `hold_as` and
+`request_ended`). Plain state, no lock and no clock: the shell calls under its lock and passes the time in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+from pooldrain.gate import CURRENT_REQUEST, InFlightRequest
+from pooldrain.policy import LeakPolicy
+from pooldrain.stacks import RawStack, call_sites
+
+# Characters of the last statement that are shown, on one line.
+STATEMENT_SHOWN = 200
+
+CURRENT_HOLDER: ContextVar[str | None] = ContextVar("pooldrain_current_holder", default=None)
+
+
+@contextmanager
+def hold_as(name: str) -> Generator[None, None, None]:
+    """Checkouts inside this block belong to `name` (a background task), not to the running request."""
+    token = CURRENT_HOLDER.set(name)
+    try:
+        yield
+    finally:
+        CURRENT_HOLDER.reset(token)
+
+
+class LeakRule(StrEnum):
+    """Why a checkout counts as leaked."""
+
+    COLLECTED = "collected"
+    UNRETURNED = "unreturned"
+    OVERDUE = "overdue"
+    THRESHOLD = "threshold"
+
+
+_STRENGTH = {LeakRule.COLLECTED: 3, LeakRule.UNRETURNED: 2, LeakRule.OVERDUE: 1, LeakRule.THRESHOLD: 0}
+
+
+class Checkout:
+    """One connection out of the pool."""
+
+    # Defaults live in the class: a checkout is made for every use of a connection, and few of them change.
+    holder_name: str | None = None  # set when no request owns it
+    statement: str | None = None  # the last statement, without its parameters
+    rule: LeakRule | None = None  # the strongest leak rule that applied so far
+
+    def __init__(
+        self,
+        key: object,
+        request: InFlightRequest | None,
+        since: float,
+        stack: RawStack,
+        worker: object,
+        proxy: object,
+    ) -> None:
+        self.key = key  # the pool's record, opaque to the core
+        self.request = request
+        self.since = since  # monotonic seconds
+        self.stack = stack
+        self.worker = worker  # what ran the checkout (an asyncio task), opaque to the core
+        self.proxy = proxy  # the shell's reference to what the holder holds, opaque to the core
+
+    @property
+    def holder(self) -> str:
+        """Who holds it: the request's method and path, or the background task's name."""
+        if self.request is not None:
+            return self.request.route
+        return self.holder_name or "outside a request"
+
+    @property
+    def request_id(self) -> str | None:
+        """The id of the request that owns it, if one does."""
+        return None if self.request is None else self.request.request_id
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """One outstanding or leaked connection in words, as logs, reports and pages show it."""
+
+    holder: str
+    request_id: str | None
+    age: float  # seconds since the checkout
+    call_site: str  # file:line in function, "" when unknown
+    callers: tuple[str, ...]  # who called that, innermost first
+    statement: str | None
+    in_transaction: bool | None  # None: cannot be told
+    rule: str | None  # the leak rule that applied, None for a holder that is merely busy
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        parts = [f"held by {self.holder}"]
+        if self.request_id:
+            parts.append(f"request {self.request_id}")
+        parts.append(f"for {self.age:.3f} s")
+        if self.in_transaction:
+            parts.append("in transaction")
+        if self.call_site:
+            parts.append(f"checked out at {self.call_site}")
+        if self.statement:
+            parts.append(f"last statement: {self.statement}")
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Leak:
+    """A leak as it was found."""
+
+    rule: LeakRule
+    checkout: Checkout | None  # None for `threshold`, which blames nobody
+    age: float
+
+
+class CheckoutLedger:
+    """Every connection that is checked out, and every leak found so far."""
+
+    def __init__(self, policy: LeakPolicy) -> None:
+        self.policy = policy
+        self.outstanding: dict[object, Checkout] = {}  # by the pool's record
+        self.counts: dict[LeakRule, int] = dict.fromkeys(LeakRule, 0)
+        self._above_threshold = False
+
+    def check_out(self, key: object, now: float, stack: RawStack, worker: object, proxy: object) -> Checkout:
+        """Enter a checkout; the running request owns it, unless it has ended or `hold_as` names another holder."""
+        request = CURRENT_REQUEST.get()
+        name = CURRENT_HOLDER.get()
+        if name is None and (request is None or not request.ended):
+            checkout = Checkout(key, request, now, stack, worker, proxy)
+        else:
+            checkout = Checkout(key, None, now, stack, worker, proxy)
+            checkout.holder_name = name or _background(request)
+        self.outstanding[key] = checkout
+        if checkout.request is not None:
+            checkout.request.checkouts[checkout] = None
+        return checkout
+
+    def check_in(self, key: object) -> Checkout | None:
+        """Take a checkout out of the books; None if it was not in them (a checkout that failed half-way)."""
+        checkout = self.outstanding.pop(key, None)
+        if checkout is not None and checkout.request is not None:
+            checkout.request.checkouts.pop(checkout, None)
+        return checkout
+
+    def collected(self, checkout: Checkout, now: float) -> Leak:
+        """The garbage collector returned `checkout`: nobody else could."""
+        return self._found(LeakRule.COLLECTED, checkout, now)
+
+    def request_ended(
+        self, request: InFlightRequest, now: float, outlives: Callable[[Checkout], bool] | None = None
+    ) -> list[Leak]:
+        """The leaks that the end of `request` reveals.
+
+        `outlives` tells whether a checkout was made by work that still runs after the request; such a
+        checkout changes hands to that work, and is no leak.
+        """
+        leaks = []
+        for checkout in list(request.checkouts):
+            if outlives is not None and outlives(checkout):
+                self._hand_over(checkout, request)
+            else:
+                leaks.append(self._found(LeakRule.UNRETURNED, checkout, now))
+        return leaks
+
+    def worker_ended(self, worker: object, now: float) -> list[Leak]:
+        """The leaks that the end of a background task reveals: what it holds, nobody will return."""
+        mine = [c for c in self.outstanding.values() if c.worker is worker and c.rule is not LeakRule.UNRETURNED]
+        return [self._found(LeakRule.UNRETURNED, checkout, now) for checkout in mine]
+
+    def overdue(self, now: float) -> list[Leak]:
+        """The checkouts that passed `leak_age` since the last look."""
+        age = self.policy.leak_age
+        if age is None:
+            return []
+        late = [c for c in self.outstanding.values() if c.rule is None and now - c.since >= age]
+        return [self._found(LeakRule.OVERDUE, checkout, now) for checkout in late]
+
+    def next_overdue(self) -> float | None:
+        """The instant (monotonic seconds) at which the next checkout becomes overdue, None if none can."""
+        age = self.policy.leak_age
+        if age is None:
+            return None
+        return min((c.since + age for c in self.outstanding.values() if c.rule is None), default=None)
+
+    def at_threshold(self, checkedout: int) -> bool:
+        """The tutorial's `connection_leak` flag. Its code says `>`, its printed output `>=`: the output wins."""
+        return checkedout >= self.policy.leak_threshold
+
+    def threshold_crossed(self, checkedout: int) -> Leak | None:
+        """A leak by the coarse rule, once each time the count is seen to have risen to the threshold."""
+        above = self.at_threshold(checkedout)
+        crossed = above and not self._above_threshold
+        self._above_threshold = above
+        if not crossed:
+            return None
+        self.counts[LeakRule.THRESHOLD] += 1
+        return Leak(LeakRule.THRESHOLD, None, 0.0)
+
+    def forget(self) -> None:
+        """Empty the books without judging: in a forked child, the parent's checkouts are not ours."""
+        self.outstanding.clear()
+
+    @property
+    def leaked(self) -> bool:
+        """Whether any connection was leaked by name (the coarse threshold does not count)."""
+        return any(count for rule, count in self.counts.items() if rule is not LeakRule.THRESHOLD)
+
+    def _hand_over(self, checkout: Checkout, request: InFlightRequest) -> None:
+        del request.checkouts[checkout]
+        checkout.request = None
+        checkout.holder_name = _background(request)
+
+    def _found(self, rule: LeakRule, checkout: Checkout, now: float) -> Leak:
+        self.counts[rule] += 1
+        if checkout.rule is None or _STRENGTH[rule] > _STRENGTH[checkout.rule]:
+            checkout.rule = rule
+        return Leak(rule, checkout, now - checkout.since)
+
+
+def _background(request: InFlightRequest | None) -> str:
+    return "a background task" if request is None else f"a background task of {request.route}"
+
+
+def describe(checkout: Checkout, now: float, in_transaction: bool | None = None) -> Holding:
+    """`checkout` in words. `now` in monotonic seconds; whether it is in a transaction, the shell has to ask."""
+    sites = [str(site) for site in call_sites(checkout.stack)]
+    return Holding(
+        holder=checkout.holder,
+        request_id=checkout.request_id,
+        age=round(now - checkout.since, 3),
+        call_site=sites[0] if sites else "",
+        callers=tuple(sites[1:]),
+        statement=None if checkout.statement is None else " ".join(checkout.statement.split())[:STATEMENT_SHOWN],
+        in_transaction=in_transaction,
+        rule=None if checkout.rule is None else checkout.rule.value,
+    )

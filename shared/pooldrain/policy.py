@@ -1,0 +1,137 @@
+"""Policies: what the user asks for, validated once, frozen ever after.
+
+All durations are seconds. A *timeout* or *period* is a duration; a *deadline* is an instant on the
+monotonic clock. The ladder of deadlines (`ShutdownPolicy.ladder`) is the one place that says how long
+each step of a shutdown may take and what the outside has to allow.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from pooldrain.errors import ConfigurationError
+
+# What an outer killer has to wait beyond the grace period: interpreter start of the exit, log flush, reaping.
+OUTSIDE_MARGIN = 2.0
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigurationError(message)
+
+
+def _duration(name: str, value: float, *, zero: bool = True) -> None:
+    finite = math.isfinite(value)
+    _require(
+        finite and (value >= 0 if zero else value > 0),
+        f"{name} must be {'0 or more' if zero else 'more than 0'} seconds, not {value:g}",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolPolicy:
+    """How many connections, and how long to wait for one.
+
+    Defaults are the tutorial's. `min_idle` connections are opened at start (None means `pool_size`).
+    Raises ConfigurationError when a number is out of range.
+    """
+
+    pool_size: int = 10
+    max_overflow: int = 20
+    pool_timeout: float = 30.0
+    pool_recycle: float = 3600.0
+    pre_ping: bool = True
+    min_idle: int | None = None
+    connect_timeout: float = 5.0
+
+    def __post_init__(self) -> None:
+        _require(self.pool_size >= 1, f"pool_size must be 1 or more, not {self.pool_size}")
+        _require(self.max_overflow >= 0, f"max_overflow must be 0 or more, not {self.max_overflow}")
+        _duration("pool_timeout", self.pool_timeout)
+        _duration("pool_recycle", self.pool_recycle, zero=False)
+        _duration("connect_timeout", self.connect_timeout, zero=False)
+        if self.min_idle is not None:
+            _require(
+                0 <= self.min_idle <= self.pool_size,
+                f"min_idle must be between 0 and pool_size ({self.pool_size}), not {self.min_idle}",
+            )
+
+    @property
+    def prewarm(self) -> int:
+        """How many connections to open at start."""
+        return self.pool_size if self.min_idle is None else self.min_idle
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeakPolicy:
+    """When a checked-out connection counts as leaked (see `ledger`), and whether that fails the exit.
+
+    `leak_age` None turns the `overdue` rule off, as HikariCP's leakDetectionThreshold of 0 does.
+    """
+
+    leak_threshold: int = 5
+    leak_age: float | None = None
+    fail_on_leak: bool = False
+
+    def __post_init__(self) -> None:
+        _require(self.leak_threshold >= 1, f"leak_threshold must be 1 or more, not {self.leak_threshold}")
+        if self.leak_age is not None:
+            _duration("leak_age", self.leak_age, zero=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ladder:
+    """What the outside must allow, so that no outer killer fires first. Seconds, whole where asked for."""
+
+    grace_period: float  # our own bound, from the signal to the exit
+    graceful_timeout: float  # gunicorn's master: SIGKILL to a worker after this
+    termination_grace_period: int  # Kubernetes terminationGracePeriodSeconds, systemd TimeoutStopSec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShutdownPolicy:
+    """How long each step of the shutdown may take.
+
+    The sum of the steps is the grace period; giving `grace_period` states what the outside allows, and a
+    sum that does not fit it is refused with ConfigurationError rather than cut short on the day.
+    """
+
+    announce_period: float = 0.0
+    drain_timeout: float = 30.0
+    cancel_timeout: float = 5.0
+    dispose_timeout: float = 10.0
+    linger: float = 0.05
+    grace_period: float | None = None
+
+    def __post_init__(self) -> None:
+        _duration("announce_period", self.announce_period)
+        _duration("drain_timeout", self.drain_timeout)
+        _duration("cancel_timeout", self.cancel_timeout)
+        _duration("dispose_timeout", self.dispose_timeout, zero=False)
+        _duration("linger", self.linger)
+        if self.grace_period is not None:
+            _duration("grace_period", self.grace_period, zero=False)
+            _require(
+                self.needed <= self.grace_period + 1e-9,
+                f"grace_period {self.grace_period:g} s is too short: announce_period {self.announce_period:g} + "
+                f"drain_timeout {self.drain_timeout:g} + cancel_timeout {self.cancel_timeout:g} + "
+                f"dispose_timeout {self.dispose_timeout:g} + linger {self.linger:g} = {self.needed:g} s; "
+                "lengthen the grace period or shorten a step",
+            )
+
+    @property
+    def needed(self) -> float:
+        """Sum of the steps, in seconds."""
+        return self.announce_period + self.drain_timeout + self.cancel_timeout + self.dispose_timeout + self.linger
+
+    @property
+    def ladder(self) -> Ladder:
+        """The deadlines above ours, each longer than the one below it."""
+        grace = self.needed if self.grace_period is None else self.grace_period
+        outer = grace + OUTSIDE_MARGIN / 2
+        return Ladder(
+            grace_period=grace,
+            graceful_timeout=outer,
+            termination_grace_period=math.ceil(grace + OUTSIDE_MARGIN),
+        )

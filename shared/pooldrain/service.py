@@ -1,0 +1,226 @@
+"""What both runners are made of: one service's gate, ledger, phase and events, without a colour.
+
+The shells add what waits (threads or asyncio) and the order of nothing: the steps come from `shutdown`.
+Everything here is quick and runs under the shell's lock where it touches gate or ledger; events are emitted
+outside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+from pooldrain.gate import GivenId, InFlightRequest, RequestGate, Reservation, route_label
+from pooldrain.ledger import Checkout, Leak
+from pooldrain.policy import ShutdownPolicy
+from pooldrain.pool import TrackedPool
+from pooldrain.shutdown import (
+    CutRequest,
+    Done,
+    Phase,
+    RequestCounts,
+    ShutdownReport,
+    Tally,
+)
+from pooldrain.transcript import (
+    DrainEnded,
+    DrainStarted,
+    PhaseEntered,
+    PoolAbandoned,
+    PoolDisposed,
+    RequestAdmitted,
+    RequestCut,
+    RequestFinished,
+    RequestRefused,
+    ShutdownComplete,
+    SignalReceived,
+    ThresholdReached,
+)
+
+
+class Service:
+    """One service's state. `lock` guards gate and ledger; `clock` gives monotonic seconds."""
+
+    def __init__(
+        self,
+        tracked: TrackedPool,
+        policy: ShutdownPolicy,
+        *,
+        lock: AbstractContextManager[Any],
+        clock: Callable[[], float],
+    ) -> None:
+        self.gate = RequestGate()
+        self.phase = Phase.STARTING
+        self.policy = policy
+        self.signals: list[str] = []
+        self.events = tracked.events
+        self.clock = clock
+        self._tracked = tracked
+        self._lock = lock
+        self._in_flight_at_signal = 0
+
+    def changed(self) -> None:
+        """Something that a step may wait for has happened. Called with the lock held; the shell wakes its waiter."""
+        raise NotImplementedError
+
+    # --- life --------------------------------------------------------------------------------------------
+
+    def enter(self, phase: Phase) -> None:
+        """Move on to `phase`."""
+        self.phase = phase
+        self.events.emit(PhaseEntered(phase.value))
+
+    @property
+    def hurried(self) -> bool:
+        """Whether a second signal asked not to wait for requests."""
+        return len(self.signals) > 1
+
+    def signalled(self, name: str) -> bool:
+        """A signal has come (called from the server's loop, not from the handler). True for the first one."""
+        with self._lock:
+            self.signals.append(name)
+            first = len(self.signals) == 1
+            if first:
+                self._in_flight_at_signal = self.gate.unanswered
+            self.changed()
+        self.events.emit(SignalReceived(name, len(self.signals)))
+        return first
+
+    # --- requests ----------------------------------------------------------------------------------------
+
+    def admit(
+        self,
+        method: str,
+        path: str,
+        given_id: GivenId,
+        reservation: Reservation | None = None,
+        worker: object = None,
+    ) -> InFlightRequest | None:
+        """The request, now in flight; None if it has to be refused."""
+        with self._lock:
+            waited = not self.gate.accepting
+            request = self.gate.admit(method, path, given_id, self.clock(), reservation, worker)
+        if self.events.detailed:
+            if request is None:
+                self.events.emit(RequestRefused(route_label(method, path)))
+            else:
+                self.events.emit(RequestAdmitted(request.request_id, request.route, waited))
+        return request
+
+    def finish(self, request: InFlightRequest, outlives: Callable[[Checkout], bool] | None = None) -> None:
+        """The response of `request` is finished; what it still holds is a leak (see `ledger.request_ended`)."""
+        leaks: list[Leak] | None = None
+        with self._lock:
+            self.gate.finish(request)
+            if request.checkouts:
+                leaks = self._tracked.ledger.request_ended(request, self.clock(), outlives)
+            if not self.gate.accepting:
+                self.tell_if_idle()
+        if leaks:
+            self._tracked.tracker.report(leaks)
+        if request.cancelled and request.was_cut and not request.given_up:
+            self.events.emit(RequestCut(*self._facts(request)))
+        if self.events.detailed:
+            self.events.emit(RequestFinished(*self._facts(request)))
+
+    def unanswered(self) -> int:
+        """How many requests are being served, as `/pool-status` shows it."""
+        with self._lock:
+            return self.gate.unanswered
+
+    def tell_if_idle(self) -> None:
+        """Wake who waits for the drain, if this was the last request. Called with the lock held."""
+        if not self.gate.accepting and self.gate.idle:
+            self.changed()
+
+    def check_threshold(self) -> bool:
+        """The tutorial's coarse leak flag; its rise is logged."""
+        checkedout = self._tracked.status.checkedout
+        ledger = self._tracked.ledger
+        with self._lock:
+            crossed = ledger.threshold_crossed(checkedout)
+        if crossed is not None:
+            self.events.emit(ThresholdReached(checkedout, ledger.policy.leak_threshold))
+        return ledger.at_threshold(checkedout)
+
+    # --- shutdown ----------------------------------------------------------------------------------------
+
+    def close_gate(self) -> tuple[float, int]:
+        """Refuse requests from now on; the instant, and how many had been refused before."""
+        with self._lock:
+            self.gate.close()
+            in_flight, refused = self.gate.unanswered, self.gate.refused
+        self.events.emit(DrainStarted(in_flight))
+        return self.clock(), refused
+
+    def drained(self, started: float, refused_before: int) -> Done:
+        """The waiting for requests is over, one way or another."""
+        with self._lock:
+            in_flight = self.gate.active
+            refused = self.gate.refused - refused_before
+        now = self.clock()
+        self.events.emit(DrainEnded(not in_flight, in_flight, refused, round(now - started, 6)))
+        hurried = bool(in_flight) and self.hurried
+        return Done(now, timed_out=bool(in_flight) and not hurried, hurried=hurried)
+
+    def cancel_all(self) -> list[InFlightRequest]:
+        """Mark everything in flight as cancelled and return it."""
+        with self._lock:
+            return self.gate.cancel()
+
+    def give_up(self) -> Done:
+        """Count what did not unwind in time as cut."""
+        with self._lock:
+            given_up = self.gate.give_up()
+        for request in given_up:
+            self.events.emit(RequestCut(*self._facts(request)))
+        return Done(self.clock(), timed_out=bool(given_up))
+
+    def disposed(self, done: Done, started: float, closed_before: int) -> Done:
+        """Tell how the pool was closed."""
+        tracker = self._tracked.tracker
+        closed, left = tracker.closed, tracker.opened - tracker.closed
+        seconds = round(done.now - started, 6)
+        if done.timed_out or left:
+            self.events.emit(PoolAbandoned(left, seconds))
+        else:
+            self.events.emit(PoolDisposed(seconds, closed - closed_before))
+        return done
+
+    def tally(self) -> Tally:
+        """The facts for the report."""
+        now = self.clock()
+        with self._lock:
+            gate, ledger, tracker = self.gate, self._tracked.ledger, self._tracked.tracker
+            return Tally(
+                requests=RequestCounts(self._in_flight_at_signal, gate.finished, gate.refused, len(gate.cut)),
+                cut_requests=tuple(
+                    CutRequest(request.request_id, request.route, round(now - request.started, 3), request.status)
+                    for request in gate.cut
+                ),
+                leaks={rule.value: count for rule, count in ledger.counts.items()},
+                opened=tracker.opened,
+                closed=tracker.closed,
+                leaked=ledger.leaked,
+                fail_on_leak=ledger.policy.fail_on_leak,
+                signals=len(self.signals),
+            )
+
+    def completed(self, report: ShutdownReport) -> None:
+        """The last line of the story."""
+        self.events.emit(
+            ShutdownComplete(
+                outcome=report.outcome.value,
+                exit_code=report.exit_code,
+                signal=report.signal,
+                seconds=round(report.seconds, 6),
+                finished=report.requests.finished,
+                refused=report.requests.refused,
+                cut=report.requests.cut,
+                leaked=len(report.outstanding),
+            )
+        )
+
+    def _facts(self, request: InFlightRequest) -> tuple[str, str, int | None, float]:
+        return request.request_id, request.route, request.status, round(self.clock() - request.started, 6)

@@ -1,0 +1,344 @@
+"""The shutdown, decided: phases, steps, their order, the report and the exit code.
+
+Rules:
+1. The order of the steps is written once, in `shutdown_sequence`, a generator. It yields a frozen step with
+   a deadline, is sent that step's result, and returns the report. It does nothing itself.
+2. A runner (one a shell) performs the steps and knows nothing of their order.
+3. Every phase is entered, also one with nothing to do, so that all transcripts have one shape.
+4. A step that fails is noted, and the sequence goes on: a broken drain must not keep the pool open.
+
+All times are monotonic seconds, all durations seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable
+from dataclasses import asdict, dataclass, field
+from enum import IntEnum, StrEnum
+from typing import Any
+
+from pooldrain.ledger import Holding
+from pooldrain.policy import ShutdownPolicy
+
+
+class Phase(StrEnum):
+    """Where a service is in its life. Phases only ever go forward."""
+
+    STARTING = "STARTING"
+    READY = "READY"
+    ANNOUNCING = "ANNOUNCING"
+    DRAINING = "DRAINING"
+    CANCELLING = "CANCELLING"
+    RECLAIMING = "RECLAIMING"
+    DISPOSING = "DISPOSING"
+    STOPPING = "STOPPING"
+    CLOSED = "CLOSED"
+
+
+class ExitCode(IntEnum):
+    """What the process's exit status says. A third signal exits at once with 128 + its number."""
+
+    DRAINED = 0
+    NOT_STARTED = 1
+    BAD_CONFIGURATION = 2
+    CUT = 3
+    DISPOSE_FAILED = 4
+    LEAKED = 5
+
+
+class Outcome(StrEnum):
+    """The exit code in a word, for the report."""
+
+    DRAINED = "drained"
+    CUT = "cut"
+    DISPOSE_FAILED = "dispose_failed"
+    LEAKED = "leaked"
+
+
+_EXIT_CODES = {
+    Outcome.DRAINED: ExitCode.DRAINED,
+    Outcome.CUT: ExitCode.CUT,
+    Outcome.DISPOSE_FAILED: ExitCode.DISPOSE_FAILED,
+    Outcome.LEAKED: ExitCode.LEAKED,
+}
+
+# From best to worst; a master of several workers exits with the worst of theirs.
+_SEVERITY = (
+    ExitCode.DRAINED,
+    ExitCode.LEAKED,
+    ExitCode.CUT,
+    ExitCode.DISPOSE_FAILED,
+    ExitCode.BAD_CONFIGURATION,
+    ExitCode.NOT_STARTED,
+)
+
+
+def worst_exit_code(codes: Iterable[int]) -> int:
+    """The worst of several exit codes; one we do not know (a crash, a kill) is worse than any we do."""
+
+    def severity(code: int) -> int:
+        return _SEVERITY.index(ExitCode(code)) if code in _SEVERITY else len(_SEVERITY)
+
+    return max(codes, key=severity, default=int(ExitCode.DRAINED))
+
+
+# --- steps: what a runner is told to do, until when -------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Base of the steps. `deadline` is an instant in monotonic seconds."""
+
+    deadline: float
+
+
+class Announce(Step):
+    """Let load balancers look away: `/readyz` answers 503, everything else as before."""
+
+    phase = Phase.ANNOUNCING
+
+
+class Drain(Step):
+    """Close the gate; return as soon as nothing is in flight, or at the deadline."""
+
+    phase = Phase.DRAINING
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel(Step):
+    """If `needed`: cancel the statements of what is in flight, wake pool waiters, wait for it to unwind."""
+
+    phase = Phase.CANCELLING
+    needed: bool
+
+
+class Reclaim(Step):
+    """Close the pool to checkouts; name, then close, every connection that is still out."""
+
+    phase = Phase.RECLAIMING
+
+
+class Dispose(Step):
+    """Close every pooled connection."""
+
+    phase = Phase.DISPOSING
+
+
+@dataclass(frozen=True, slots=True)
+class Stop(Step):
+    """Answer what the kernel still queues, close the listener, flush; linger at most `linger` seconds."""
+
+    phase = Phase.STOPPING
+    linger: float
+
+
+class Close(Step):
+    """Everything is over: answer with the Tally."""
+
+    phase = Phase.CLOSED
+
+
+AnyStep = Announce | Drain | Cancel | Reclaim | Dispose | Stop | Close
+
+
+# --- results: what a runner sends back ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A step is done. `timed_out`: its deadline passed first. `hurried`: another signal cut the waiting short."""
+
+    now: float
+    timed_out: bool = False
+    hurried: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reclaimed(Done):
+    """What was still checked out, and how many of those could be closed."""
+
+    holdings: tuple[Holding, ...] = ()
+    reclaimed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Failed(Done):
+    """The step raised."""
+
+    error: str = ""
+
+
+# --- the report --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CutRequest:
+    """A request that the deadline ended."""
+
+    request_id: str
+    route: str
+    age: float
+    status: int | None  # what its client was answered, None: nothing
+
+
+@dataclass(frozen=True, slots=True)
+class RequestCounts:
+    """Requests over the life of the process; seen = finished + refused + cut."""
+
+    in_flight_at_signal: int = 0
+    finished: int = 0
+    refused: int = 0
+    cut: int = 0
+
+    @property
+    def seen(self) -> int:
+        """All of them."""
+        return self.finished + self.refused + self.cut
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionCounts:
+    """Connections over the life of the process; opened = closed + reclaimed + abandoned."""
+
+    opened: int = 0
+    closed: int = 0
+    reclaimed: int = 0
+    abandoned: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """The facts a runner holds at the end, for the report."""
+
+    requests: RequestCounts
+    cut_requests: tuple[CutRequest, ...]
+    leaks: dict[str, int]
+    opened: int  # connections
+    closed: int  # of those, the ones seen to close, reclaimed ones included
+    leaked: bool
+    fail_on_leak: bool
+    signals: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShutdownReport:
+    """What happened, for the log, the report file and the exit code."""
+
+    outcome: Outcome
+    exit_code: int
+    signal: str
+    signals: int
+    hurried: bool
+    phases: tuple[tuple[Phase, float], ...]
+    seconds: float
+    requests: RequestCounts
+    cut_requests: tuple[CutRequest, ...]
+    outstanding: tuple[Holding, ...]
+    leaks: dict[str, int]
+    connections: ConnectionCounts
+    errors: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as JSON-ready data; this is the shape of the `--report` file."""
+        return {
+            "outcome": self.outcome.value,
+            "exit_code": self.exit_code,
+            "signal": self.signal,
+            "signals": self.signals,
+            "hurried": self.hurried,
+            "seconds": round(self.seconds, 6),
+            "phases": [{"phase": phase.value, "seconds": round(seconds, 6)} for phase, seconds in self.phases],
+            "requests": {**asdict(self.requests), "seen": self.requests.seen},
+            "cut_requests": [asdict(cut) for cut in self.cut_requests],
+            "outstanding": [asdict(holding) for holding in self.outstanding],
+            "leaks": dict(self.leaks),
+            "connections": asdict(self.connections),
+            "errors": list(self.errors),
+        }
+
+
+@dataclass(slots=True)
+class _Course:
+    """What the sequence notes as it goes."""
+
+    phases: list[tuple[Phase, float]] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    hurried: bool = False
+    now: float = 0.0
+
+    def passed(self, step: AnyStep, result: Done) -> Done:
+        self.phases.append((step.phase, result.now - self.now))
+        self.now = result.now
+        self.hurried = self.hurried or result.hurried
+        if isinstance(result, Failed):
+            self.errors.append(f"{step.phase.value}: {result.error}")
+        return result
+
+
+def shutdown_sequence(
+    policy: ShutdownPolicy, signal: str, now: float
+) -> Generator[AnyStep, Done | Tally, ShutdownReport]:
+    """The shutdown, step by step. Send each step's result (the Tally for Close); get the report.
+
+    The first `next()` yields the first step. `now` is the instant of the signal.
+    """
+    course = _Course(now=now)
+
+    def perform(step: AnyStep) -> Generator[AnyStep, Done | Tally, Done]:
+        result = yield step
+        assert isinstance(result, Done), "a runner answers a step with its result"
+        return course.passed(step, result)
+
+    yield from perform(Announce(now + policy.announce_period))
+    drained = yield from perform(Drain(course.now + (0.0 if course.hurried else policy.drain_timeout)))
+    unfinished = drained.timed_out or drained.hurried or isinstance(drained, Failed)
+    yield from perform(Cancel(course.now + policy.cancel_timeout, needed=unfinished))
+
+    # Reclaiming and disposing share one timeout: both close connections, and a dead server stalls both alike.
+    dispose_deadline = course.now + policy.dispose_timeout
+    reclaimed = yield from perform(Reclaim(dispose_deadline))
+    disposed = yield from perform(Dispose(dispose_deadline))
+    yield from perform(Stop(course.now + policy.linger, linger=policy.linger))
+
+    tally = yield Close(course.now)
+    assert isinstance(tally, Tally), "a runner ends with its tally"
+    return _report(course, signal, now, reclaimed, disposed, tally)
+
+
+def _report(
+    course: _Course, signal: str, start: float, reclaimed: Done, disposed: Done, tally: Tally
+) -> ShutdownReport:
+    reclaimed_count = reclaimed.reclaimed if isinstance(reclaimed, Reclaimed) else 0
+    # What was never seen to close is still open when the process ends: nobody may call that closed.
+    abandoned = tally.opened - tally.closed
+    outcome = _outcome(abandoned > 0 or bool(course.errors) or disposed.timed_out, tally)
+    return ShutdownReport(
+        outcome=outcome,
+        exit_code=int(_EXIT_CODES[outcome]),
+        signal=signal,
+        signals=tally.signals,
+        hurried=course.hurried,
+        phases=tuple(course.phases),
+        seconds=course.now - start,
+        requests=tally.requests,
+        cut_requests=tally.cut_requests,
+        outstanding=reclaimed.holdings if isinstance(reclaimed, Reclaimed) else (),
+        leaks=tally.leaks,
+        connections=ConnectionCounts(
+            opened=tally.opened,
+            closed=tally.closed - reclaimed_count,
+            reclaimed=reclaimed_count,
+            abandoned=abandoned,
+        ),
+        errors=tuple(course.errors),
+    )
+
+
+def _outcome(dispose_failed: bool, tally: Tally) -> Outcome:
+    if dispose_failed:
+        return Outcome.DISPOSE_FAILED
+    if tally.requests.cut:
+        return Outcome.CUT
+    if tally.leaked and tally.fail_on_leak:
+        return Outcome.LEAKED
+    return Outcome.DRAINED

@@ -1,0 +1,364 @@
+"""The events both backends emit: one vocabulary, defined once, for the log and for the transcript.
+
+A transcript is one JSON object a line: `event` (its name), `t` (seconds since the process began), `pid`, and
+the event's own fields. An event with a `message` is logged as well, at its `level`. Events of single
+requests, checkouts and connections go to the transcript only; they are not even built when none is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+from pooldrain.ledger import Holding
+from pooldrain.status import PoolStatus
+
+DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40  # the levels of the standard library's logging
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Base of the events."""
+
+    name: ClassVar[str] = "event"
+    level: ClassVar[int] = INFO
+
+    def message(self) -> str | None:
+        """What a person reads in the log; None keeps the event out of it."""
+        return None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The event as JSON-ready data."""
+        record: dict[str, Any] = {"event": self.name}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, Holding | PoolStatus):
+                value = value.as_dict()
+            record[item.name] = value
+        return record
+
+
+Emit = Callable[[Event], None]
+
+
+# --- the life of the service --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PoolOpened(Event):
+    """The pool is connected and filled."""
+
+    name: ClassVar[str] = "pool_opened"
+    database: str  # URL, password masked
+    pool_size: int
+    max_overflow: int
+    connected: int
+    seconds: float
+
+    def message(self) -> str:
+        return (
+            f"pool: database connection test succeeded, {self.connected} connections opened in {self.seconds:.3f} s "
+            f"(pool_size {self.pool_size}, max_overflow {self.max_overflow}, "
+            f"{self.pool_size + self.max_overflow} in all) to {self.database}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Listening(Event):
+    """Requests are accepted."""
+
+    name: ClassVar[str] = "listening"
+    host: str
+    port: int
+    server: str
+    pid: int
+
+    def message(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"listening on http://{host}:{self.port} ({self.server}, pid {self.pid})"
+
+
+@dataclass(frozen=True, slots=True)
+class SignalReceived(Event):
+    """A signal asks for the shutdown, or to hurry it."""
+
+    name: ClassVar[str] = "signal"
+    signal: str
+    number: int  # 1 for the first
+
+    def message(self) -> str:
+        what = "shutting down" if self.number == 1 else "hurrying: no more waiting for requests"
+        return f"{self.signal} received: {what}"
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseEntered(Event):
+    """The service moved on to a phase."""
+
+    name: ClassVar[str] = "phase"
+    level: ClassVar[int] = DEBUG
+    phase: str
+
+    def message(self) -> str:
+        return f"phase {self.phase}"
+
+
+@dataclass(frozen=True, slots=True)
+class DrainStarted(Event):
+    """New requests are refused from here on."""
+
+    name: ClassVar[str] = "drain_started"
+    in_flight: int
+
+    def message(self) -> str:
+        return f"drain: refusing new requests, {self.in_flight} in flight"
+
+
+@dataclass(frozen=True, slots=True)
+class DrainEnded(Event):
+    """Nothing is in flight any more, or the waiting is over."""
+
+    name: ClassVar[str] = "drain_ended"
+    complete: bool
+    in_flight: int
+    refused: int
+    seconds: float
+
+    def message(self) -> str:
+        if self.complete:
+            return f"drain: complete after {self.seconds:.3f} s, {self.refused} refused"
+        return f"drain: given up after {self.seconds:.3f} s, {self.in_flight} still in flight"
+
+
+@dataclass(frozen=True, slots=True)
+class PoolClosing(Event):
+    """The pool as it is before it is closed."""
+
+    name: ClassVar[str] = "pool_closing"
+    pool_status: PoolStatus
+
+    def message(self) -> str:
+        status = self.pool_status
+        return (
+            f"pool: before closing: pool_size {status.pool_size}, checked out {status.checkedout}, "
+            f"overflow {status.overflow}, idle {status.idle}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class NotReturned(Event):
+    """Connections that were not returned; their holders follow, one event each."""
+
+    name: ClassVar[str] = "not_returned"
+    level: ClassVar[int] = WARNING
+    count: int
+
+    def message(self) -> str:
+        subject = "1 connection was" if self.count == 1 else f"{self.count} connections were"
+        return f"pool: {subject} not returned, possible leak:"
+
+
+@dataclass(frozen=True, slots=True)
+class Outstanding(Event):
+    """One connection that was not returned, by holder."""
+
+    name: ClassVar[str] = "outstanding"
+    level: ClassVar[int] = WARNING
+    number: int
+    holding: Holding
+
+    def message(self) -> str:
+        return f"pool:   #{self.number} {self.holding}"
+
+
+@dataclass(frozen=True, slots=True)
+class PoolDisposed(Event):
+    """The pool is closed."""
+
+    name: ClassVar[str] = "pool_closed"
+    seconds: float
+    closed: int  # idle connections closed now; reclaimed ones were closed before
+
+    def message(self) -> str:
+        return f"pool: closed in {self.seconds:.3f} s, {self.closed} idle connections closed"
+
+
+@dataclass(frozen=True, slots=True)
+class PoolAbandoned(Event):
+    """The pool could not be closed in time."""
+
+    name: ClassVar[str] = "pool_abandoned"
+    level: ClassVar[int] = ERROR
+    abandoned: int
+    seconds: float
+
+    def message(self) -> str:
+        return f"pool: not closed after {self.seconds:.3f} s, {self.abandoned} connections abandoned"
+
+
+@dataclass(frozen=True, slots=True)
+class ShutdownComplete(Event):
+    """The last line of a process's story."""
+
+    name: ClassVar[str] = "shutdown_complete"
+    outcome: str
+    exit_code: int
+    signal: str
+    seconds: float
+    finished: int
+    refused: int
+    cut: int
+    leaked: int
+
+    def message(self) -> str:
+        return (
+            f"shutdown complete in {self.seconds:.3f} s: {self.outcome}, {self.finished} requests finished, "
+            f"{self.refused} refused, {self.cut} cut, {self.leaked} connections leaked, exit code {self.exit_code}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StepFailed(Event):
+    """A step of the shutdown raised; the sequence goes on."""
+
+    name: ClassVar[str] = "step_failed"
+    level: ClassVar[int] = ERROR
+    phase: str
+    error: str
+
+    def message(self) -> str:
+        return f"{self.phase}: failed, going on: {self.error}"
+
+
+# --- leaks --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LeakFound(Event):
+    """A leak by one of the rules, with its holder."""
+
+    name: ClassVar[str] = "leak"
+    level: ClassVar[int] = WARNING
+    rule: str
+    holding: Holding
+
+    def message(self) -> str:
+        return f"leak ({self.rule}): connection {self.holding}"
+
+
+@dataclass(frozen=True, slots=True)
+class ThresholdReached(Event):
+    """The coarse rule: so many connections are out that one may suspect a leak."""
+
+    name: ClassVar[str] = "leak_threshold"
+    level: ClassVar[int] = WARNING
+    checkedout: int
+    threshold: int
+
+    def message(self) -> str:
+        return f"leak (threshold): {self.checkedout} connections checked out, threshold {self.threshold}"
+
+
+@dataclass(frozen=True, slots=True)
+class LeakReturned(Event):
+    """A connection that was reported did come back, so that nobody hunts a ghost."""
+
+    name: ClassVar[str] = "leak_returned"
+    level: ClassVar[int] = WARNING
+    rule: str
+    holding: Holding
+
+    def message(self) -> str:
+        return f"leak ({self.rule}): returned after {self.holding.age:.3f} s, connection {self.holding}"
+
+
+# --- single requests, checkouts, connections: transcript only -----------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RequestAdmitted(Event):
+    """A request is in flight. `waited`: it had arrived before, and waited for a thread."""
+
+    name: ClassVar[str] = "request_admitted"
+    request: str
+    route: str
+    waited: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRefused(Event):
+    """A request was answered 503 at the gate."""
+
+    name: ClassVar[str] = "request_refused"
+    route: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFinished(Event):
+    """A response is finished."""
+
+    name: ClassVar[str] = "request_finished"
+    request: str
+    route: str
+    status: int | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RequestCut(Event):
+    """A request was ended by the deadline."""
+
+    name: ClassVar[str] = "request_cut"
+    level: ClassVar[int] = WARNING
+    request: str
+    route: str
+    status: int | None
+    seconds: float
+
+    def message(self) -> str:
+        answer = "no answer" if self.status is None else f"answered {self.status}"
+        return f"cancel: {self.route}, request {self.request}, cut after {self.seconds:.3f} s, {answer}"
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionOpened(Event):
+    """The pool opened a connection."""
+
+    name: ClassVar[str] = "connection_opened"
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionClosed(Event):
+    """A connection of the pool was closed."""
+
+    name: ClassVar[str] = "connection_closed"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedOut(Event):
+    """A connection left the pool."""
+
+    name: ClassVar[str] = "checkout"
+    holder: str
+    request: str | None
+    call_site: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedIn(Event):
+    """A connection came back."""
+
+    name: ClassVar[str] = "checkin"
+    holder: str
+    request: str | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionReclaimed(Event):
+    """A connection that nobody returned was closed by us."""
+
+    name: ClassVar[str] = "connection_reclaimed"
+    holder: str
+    request: str | None
