@@ -1,0 +1,68 @@
+"""What the drivers need to be told and asked, for psycopg and SQLite, in both colours."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+from pooldrain.policy import PoolPolicy
+from pooldrain.runtime.database_url import DatabaseUrl
+
+WAIT_STEP = 0.01  # seconds between two chances to interrupt
+
+
+def connect_options(url: DatabaseUrl, policy: PoolPolicy, service: str) -> Callable[..., None]:
+    """A listener for SQLAlchemy's `do_connect` that fills in what the URL leaves open.
+
+    The application name tells the server which process a session belongs to; it is made at connect time,
+    because the pid is another one after a fork.
+    """
+
+    def do_connect(dialect: Any, record: Any, cargs: Any, cparams: dict[str, Any]) -> None:
+        if url.dialect == "postgresql":
+            cparams.setdefault("application_name", f"pooldrain:{service}:{os.getpid()}")
+            cparams.setdefault("connect_timeout", max(1, round(policy.connect_timeout)))
+        else:
+            cparams.setdefault("timeout", policy.pool_timeout)  # how long to wait for another writer
+            cparams["check_same_thread"] = False  # a pool hands connections from thread to thread
+
+    return do_connect
+
+
+def add_wait_function(dbapi_connection: Any, record: object = None) -> None:
+    """A `connect` listener that gives SQLite what the demo's `/work` query calls: a wait, in interruptible steps."""
+
+    def wait(seconds: float, step: int) -> bool:
+        time.sleep(min(WAIT_STEP, seconds))
+        return step * WAIT_STEP < seconds
+
+    dbapi_connection.create_function("pooldrain_wait", 2, wait)
+
+
+def startup_problem(url: DatabaseUrl, error: Exception) -> str:
+    """Why the database cannot be reached, in one line, with the password masked."""
+    reason = " ".join(str(getattr(error, "orig", None) or error).split())
+    return f"cannot connect to {url.masked}: {url.mask(reason)}"
+
+
+def is_busy(driver: Any) -> bool:
+    """Whether another thread or task is using the driver's connection right now (psycopg's own lock tells)."""
+    lock = getattr(driver, "lock", None)
+    return lock is not None and bool(lock.locked())
+
+
+def shut_down_socket(driver: Any) -> bool:
+    """End a connection from outside, freeing nothing that another thread may be using. False if it has no socket."""
+    try:
+        descriptor = os.dup(driver.fileno())
+    except Exception:  # noqa: BLE001 - closed meanwhile, or a driver without a socket: nothing to end either way
+        return False
+    with socket.socket(fileno=descriptor) as connection:
+        try:
+            connection.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,99 @@
+"""How long connections live, and the listening socket.
+
+It is bound before anything else is started: a port in use is told at once, in one line.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import struct
+from contextlib import suppress
+
+from pooldrain.errors import StartupError
+
+BACKLOG = 2048  # connections the kernel keeps for us
+
+# Seconds a connection may stay open between requests: longer than a load balancer's own (60 s is common), so
+# that the balancer closes first and never sends into a connection that is being closed.
+KEEP_ALIVE = 75
+
+# Seconds to wait for the client's end of a connection that we half-closed.
+LINGER_LIMIT = 2.0
+
+# Seconds beyond the linger for answers that are being written when everything else is done.
+STOP_LIMIT = 1.0
+
+
+def bind_socket(host: str, port: int) -> socket.socket:
+    """A bound socket that does not listen yet. Port 0: the kernel picks one. Raises StartupError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise cannot_listen(host, port, error) from error
+    listener.set_inheritable(True)
+    return listener
+
+
+def cannot_listen(host: str, port: int, error: Exception) -> StartupError:
+    """Why not, in one line."""
+    reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return StartupError(f"cannot listen on {where}: {reason}; choose another address with --bind HOST:PORT")
+
+
+# Linux's number for attaching a classic BPF program to a socket; the socket module does not name it.
+_SO_ATTACH_FILTER = 26
+# Load the TCP flags, keep SYN and ACK, drop the segment if only SYN is left, pass anything else.
+_DROP_SYN = b"".join(
+    struct.pack("HBBI", *instruction)
+    for instruction in (
+        (0x30, 0, 0, 13),
+        (0x54, 0, 0, 0x12),
+        (0x15, 0, 1, 0x02),
+        (0x06, 0, 0, 0),
+        (0x06, 0, 0, 0xFFFFFFFF),
+    )
+)
+
+
+def drop_new_connections(listener: socket.socket) -> None:
+    """Have the kernel drop attempts to connect, so that the queue can be emptied and nothing comes after.
+
+    Without it, what the kernel completes between the last `accept` and `close` is reset, with its request. A
+    client whose attempt is dropped tries again after a second, and finds the next process, or nobody.
+    Linux only (SO_ATTACH_FILTER, socket(7)); elsewhere that short moment remains.
+    """
+    program = ctypes.create_string_buffer(_DROP_SYN)
+    with suppress(OSError):
+        option = struct.pack("HL", len(_DROP_SYN) // 8, ctypes.addressof(program))
+        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, option)
+
+
+def refuse_queued(listener: socket.socket, response: bytes, patience: float) -> int:
+    """Answer every connection that the kernel still queues with `response`, then close the listener.
+
+    For a master whose workers are gone: what came too late for the last of them is refused, not reset. Waits at
+    most `patience` seconds for each request. Returns how many there were.
+    """
+    drop_new_connections(listener)
+    listener.setblocking(False)
+    clients = []
+    with listener, suppress(BlockingIOError):
+        while True:
+            with suppress(ConnectionError):
+                clients.append(listener.accept()[0])
+    for client in clients:
+        with client, suppress(OSError):
+            client.settimeout(patience)
+            client.recv(65536)
+            client.sendall(response)
+            client.shutdown(socket.SHUT_WR)
+            while client.recv(65536):
+                pass
+    return len(clients)

@@ -1,0 +1,31 @@
+"""Which problem document an error becomes, and what of it the log says."""
+
+from __future__ import annotations
+
+import logging
+
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from pooldrain.errors import PoolClosed, describe_error
+from pooldrain.gate import CURRENT_REQUEST
+from pooldrain.status import DATABASE_UNAVAILABLE, INTERNAL_ERROR, POOL_CLOSED, POOL_EXHAUSTED, Answer
+
+logger = logging.getLogger("pooldrain")
+
+
+def explain_error(error: Exception, route: str) -> Answer:
+    """The answer for an error that a handler let through. Only one nobody expects is logged with its traceback."""
+    request = CURRENT_REQUEST.get()
+    if request is not None and request.cancelled:
+        return POOL_CLOSED  # we made it fail ourselves; the gate tells the client so
+    if isinstance(error, PoolClosed):
+        return POOL_CLOSED
+    if isinstance(error, PoolTimeout):
+        logger.warning("%s: %s", route, describe_error(error))
+        return POOL_EXHAUSTED
+    if isinstance(error, OperationalError | InterfaceError):
+        logger.warning("%s: %s", route, describe_error(error.orig or error))
+        return DATABASE_UNAVAILABLE
+    logger.error("%s failed", route, exc_info=error)
+    return INTERNAL_ERROR
