@@ -1,0 +1,1 @@
+"""The threaded (WSGI) shell of pooldrain: Flask on gunicorn or waitress."""

@@ -1,0 +1,5 @@
+"""`python -m pooldrain_sync`."""
+
+from pooldrain_sync.cli import main
+
+main()

@@ -1,0 +1,307 @@
+"""gunicorn's threaded worker, with a drain (patches internals of gunicorn 27.0.1's gthread).
+
+What the stock worker does at a shutdown, and this one does not: it stops accepting, so that whatever the kernel
+still queues is reset; it gives every new connection a thread before a byte has come; it closes connections with
+a wait of up to 2 s on its main thread; it drops an application's wish to close a connection. Here new
+connections wait in the poller; while draining, requests are refused by threads of their own; a response says
+close when its headers are built; and connections linger in the poller.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import socket
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from gunicorn.http.wsgi import Response
+from gunicorn.workers.gthread import TConn, ThreadWorker
+
+from pooldrain.errors import StartupError
+from pooldrain.gate import CURRENT_RESERVATION, Reservation
+from pooldrain.runtime.exit import complain, fast_exit
+from pooldrain.runtime.listener import LINGER_LIMIT, STOP_LIMIT, drop_new_connections
+from pooldrain.runtime.master import MasterApplication, worker_report
+from pooldrain.runtime.report import write_report
+from pooldrain.runtime.signals import SignalWatch
+from pooldrain.shutdown import ExitCode, ShutdownReport, Stop
+from pooldrain.transcript import Listening
+from pooldrain_sync.middleware import CLOSE_CONNECTION
+from pooldrain_sync.service import BuiltService, build
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+# Threads that do nothing but refuse while draining.
+REFUSING_THREADS = 2
+
+# Connections accepted in one go before others are looked after.
+ACCEPT_BATCH = 64
+
+
+class DrainResponse(Response):
+    """A response as the other servers send it: what HTTP/1.1 takes for granted is not said."""
+
+    def default_headers(self) -> list[str]:
+        """Status line and the server's own headers."""
+        return [header for header in super().default_headers() if header != "Connection: keep-alive\r\n"]
+
+
+class DrainConnection(TConn):
+    """A connection, with the promise made to its current request."""
+
+    reservation: Reservation | None = None
+
+
+class DrainWorker(ThreadWorker):
+    """The worker: its loop serves until the runner's shutdown is over."""
+
+    app: MasterApplication
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.max_keepalived = self.worker_connections  # threads do not hold connections here
+        self._watch = SignalWatch(managed=True)
+        self._service: BuiltService | None = None
+        self._refusing: ThreadPoolExecutor | None = None
+        self._lingering: dict[TConn, float] = {}
+        self._accepts = True  # False once the end has begun
+        self._stop: Stop | None = None
+        self._stopped = threading.Event()
+        self._shutdown: threading.Thread | None = None
+        self._report: ShutdownReport | None = None
+
+    @property
+    def service(self) -> BuiltService:
+        """The service of this process."""
+        assert self._service is not None, "built by load_wsgi"
+        return self._service
+
+    # --- start ----------------------------------------------------------------------------------------------
+
+    def init_signals(self) -> None:
+        """Set gunicorn's handlers, with ours for SIGTERM, SIGINT and SIGQUIT."""
+        super().init_signals()
+        self._watch.install()
+
+    def load_wsgi(self) -> None:
+        """Build and open the service, in this process. A failure ends the worker with one line."""
+        self._service = build(self.app.settings, self.app.url)
+        try:
+            self._service.open()
+        except StartupError as error:
+            complain(self.app.settings.service, str(error))
+            fast_exit(ExitCode.NOT_STARTED)
+        self.wsgi: Any = _with_close_hook(self._service.app)
+
+    def run(self) -> None:
+        """Serve until a signal has led to the end, then leave the process."""
+        wakeup = self.method_queue.fileno()
+        assert wakeup is not None
+        self.poller.register(wakeup, selectors.EVENT_READ, self.method_queue.run_callbacks)
+        self.set_accept_enabled(True)
+        settings = self.app.settings
+        port = self.sockets[0].getsockname()[1]
+        self.service.runner.events.emit(Listening(settings.host, port, settings.server, os.getpid()))
+        self.app.worker_ready()
+        self._watch.listen(lambda name: self.method_queue.defer(self._signalled, name))
+        while not self._stopped.is_set():
+            self.notify()
+            if self._accepts:
+                self.set_accept_enabled(self.nr_conns < self.worker_connections)
+            self.wait_for_and_dispatch_events(self._patience())
+            if not self.is_parent_alive() and not self._watch.received:
+                self._watch.handle(signal.SIGTERM)  # an orphan shuts down as if told to
+            self.murder_keepalived()
+            self.murder_pending()
+            self._close_lingering()
+            if self._stop is not None:
+                self._stop_once_quiet(self._stop)
+        assert self._shutdown is not None
+        self._shutdown.join()
+        fast_exit(ExitCode.DISPOSE_FAILED if self._report is None else self._report.exit_code)
+
+    # --- what the runner asks for, in its thread ------------------------------------------------------------
+
+    def drain(self) -> None:
+        """From now on requests are refused: keep them off the busy threads."""
+        self._refusing = ThreadPoolExecutor(REFUSING_THREADS, "pooldrain-refuse")
+
+    def stop(self, step: Stop) -> None:
+        """Answer what is queued, close the listener and every connection; return when done."""
+        self._stop = step
+        self.method_queue.defer(lambda: None)
+        self._stopped.wait()
+
+    def _shut_down(self) -> None:
+        try:
+            self._report = self.service.runner.shut_down(self)
+            path = self.app.settings.report
+            if path is not None:
+                write_report(worker_report(path, os.getpid()), self._report.as_dict())
+        finally:
+            self._stopped.set()
+            self.method_queue.defer(lambda: None)
+
+    # --- the loop -------------------------------------------------------------------------------------------
+
+    def _signalled(self, name: str) -> None:
+        if self.service.runner.signalled(name):
+            self._shutdown = threading.Thread(target=self._shut_down, name="pooldrain-shutdown")
+            self._shutdown.start()
+
+    def _patience(self) -> float:
+        """How long to wait for events, in seconds."""
+        instants = [*self._lingering.values(), *([] if self._stop is None else [self._stop.deadline])]
+        return min(1.0, max(0.001, min(instants) - time.monotonic())) if instants else 1.0
+
+    def accept(self, listener: Any) -> None:
+        """Accept a batch of connections."""
+        for _ in range(ACCEPT_BATCH):
+            if not self._accept_one(listener):
+                return
+
+    def _accept_one(self, listener: Any) -> bool:
+        """False once the kernel has no more."""
+        try:
+            client, address = listener.accept()
+        except BlockingIOError:
+            return False
+        except ConnectionError:
+            return True  # this one left before we came
+        self.nr_conns += 1
+        connection = DrainConnection(self.cfg, client, address, listener.getsockname())
+        if not self._begin_request(connection):
+            connection.set_timeout()
+            self.pending_conns.append(connection)
+            self.poller.register(client, selectors.EVENT_READ, partial(self.on_pending_socket_readable, connection))
+        return True
+
+    def on_pending_socket_readable(self, conn: TConn, client: socket.socket) -> None:
+        """The first bytes of a new connection have come, or its end."""
+        self.poller.unregister(client)
+        self.pending_conns.remove(conn)
+        self._begin_request(conn)
+
+    def on_client_socket_readable(self, conn: TConn, client: socket.socket) -> None:
+        """The next bytes of a kept connection have come, or its end."""
+        self.poller.unregister(client)
+        self.keepalived_conns.remove(conn)
+        self._begin_request(conn)
+
+    def _begin_request(self, conn: TConn) -> bool:
+        """Hand a request to a thread, if there is one; a client that has left must not count as one. False: wait."""
+        try:
+            arrived = bool(conn.sock.recv(1, socket.MSG_PEEK))
+        except BlockingIOError:
+            return False
+        except OSError:
+            arrived = False
+        if arrived:
+            conn.data_ready = True
+            self.enqueue_req(conn)
+        else:
+            self.nr_conns -= 1
+            conn.close()
+        return True
+
+    def enqueue_req(self, conn: TConn) -> None:
+        """Bytes of a request have come: hand them to a thread, a busy one or a refusing one."""
+        assert isinstance(conn, DrainConnection)
+        conn.reservation = self.service.runner.reserve()
+        refusing = self._refusing if conn.reservation is None else None
+        future = (refusing or self.tpool).submit(self.handle, conn)
+        future.add_done_callback(lambda done: self.method_queue.defer(self.finish_request, conn, done))
+
+    def handle(self, conn: TConn) -> Any:
+        """Serve one request, in a thread."""
+        assert isinstance(conn, DrainConnection)
+        reservation = conn.reservation
+        token = CURRENT_RESERVATION.set(reservation)
+        try:
+            return super().handle(conn)
+        finally:
+            CURRENT_RESERVATION.reset(token)
+            if reservation is not None:
+                self.service.runner.release(reservation)
+
+    def finish_request(self, conn: TConn, fs: Future[Any]) -> None:
+        """A thread is done with a request: keep the connection, or close it without waiting."""
+        if not fs.cancelled() and fs.exception() is None and fs.result():
+            super().finish_request(conn, fs)
+            return
+        self.nr_conns -= 1
+        self._linger(conn)
+
+    def _linger(self, connection: TConn) -> None:
+        """Close our half; the rest when the client has closed, so that unread bytes reset nothing on the wire."""
+        try:
+            connection.sock.setblocking(False)
+            connection.sock.shutdown(socket.SHUT_WR)
+            self.poller.register(connection.sock, selectors.EVENT_READ, partial(self._discard, connection))
+        except (OSError, ValueError):  # the client, or a broken request's own handling, was first
+            connection.close()
+        else:
+            self._lingering[connection] = time.monotonic() + LINGER_LIMIT
+
+    def _discard(self, connection: TConn, client: socket.socket) -> None:
+        try:
+            left = client.recv(65536)
+        except BlockingIOError:
+            return
+        except OSError:
+            left = b""
+        if not left:
+            self._close_lingering(connection)
+
+    def _close_lingering(self, connection: TConn | None = None) -> None:
+        """Close one lingering connection, or those that have lingered long enough."""
+        now = time.monotonic()
+        done = [c for c, until in self._lingering.items() if now >= until] if connection is None else [connection]
+        for finished in done:
+            del self._lingering[finished]
+            self.poller.unregister(finished.sock)
+            finished.close()
+
+    # --- the end --------------------------------------------------------------------------------------------
+
+    def _stop_once_quiet(self, step: Stop) -> None:
+        if self._accepts:
+            # What comes after this last look stays in the queue, for the other workers or for the master.
+            self._accepts = False
+            self.set_accept_enabled(False)
+            for listener in self.sockets:
+                if self.app.owns_listener:
+                    drop_new_connections(listener)
+                while self._accept_one(listener):
+                    pass
+        now = time.monotonic()
+        stuck = len(self.service.runner.gate.in_flight)  # cut requests whose threads never came back
+        if (self.nr_conns - stuck > 0 or self._lingering) and now < step.deadline:
+            return
+        self.wait_for_and_dispatch_events(0)  # what has arrived by now is read, and so not reset
+        idle = len(self.keepalived_conns) + len(self.pending_conns)
+        busy = self.nr_conns - idle - stuck
+        if busy > 0 and now < step.deadline + STOP_LIMIT:
+            return
+        self._stopped.set()
+
+
+def _with_close_hook(app: WSGIApplication) -> WSGIApplication:
+    """`app`, with a way to have gunicorn close the connection: it drops an application's own Connection header."""
+
+    def hooked(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        response = getattr(start_response, "__self__", None)  # gunicorn's Response, whose method this is
+        if isinstance(response, Response):
+            response.__class__ = DrainResponse
+            environ[CLOSE_CONNECTION] = response.force_close
+        return app(environ, start_response)
+
+    return hooked
