@@ -1,0 +1,1 @@
+"""The asyncio (ASGI) shell of pooldrain: FastAPI on uvicorn."""

@@ -1,0 +1,5 @@
+"""`python -m pooldrain_async`."""
+
+from pooldrain_async.cli import main
+
+main()

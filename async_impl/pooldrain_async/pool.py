@@ -1,0 +1,201 @@
+"""The asyncio shell's pool: opened and filled at start, tracked, reclaimed and disposed at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from types import FrameType
+from typing import Any
+
+import greenlet
+from sqlalchemy import event, text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.util import greenlet_spawn
+
+from pooldrain.errors import StartupError
+from pooldrain.gate import InFlightRequest
+from pooldrain.ledger import Checkout, CheckoutLedger
+from pooldrain.policy import LeakPolicy, PoolPolicy
+from pooldrain.pool import (
+    ClosableAsyncQueuePool,
+    EventSink,
+    PoolTracker,
+    TrackedPool,
+    checked_out_proxy,
+    driver_connection,
+    silence_collected_warning,
+)
+from pooldrain.runtime.database import connect_options, is_busy, shut_down_socket, startup_problem
+from pooldrain.runtime.database_url import DatabaseUrl
+from pooldrain.shutdown import Done, Reclaimed
+from pooldrain.transcript import ConnectionReclaimed
+
+
+class PoolManager(TrackedPool):
+    """One engine with a closable pool, and the ledger of its checkouts.
+
+    `lock` guards the ledger and the gate alike; the loop needs none, but a garbage collection, and with it
+    the return of a leaked connection, may happen in any thread.
+    """
+
+    def __init__(
+        self,
+        url: DatabaseUrl,
+        pool: PoolPolicy,
+        leaks: LeakPolicy,
+        events: EventSink,
+        *,
+        service: str,
+        lock: threading.RLock,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(lock, clock)
+        self.url = url
+        self.policy = pool
+        self.ledger = CheckoutLedger(leaks)
+        self.events = events
+        self.engine = create_async_engine(
+            url.async_url,
+            poolclass=ClosableAsyncQueuePool,
+            pool_size=pool.pool_size,
+            max_overflow=pool.max_overflow,
+            pool_timeout=pool.pool_timeout,
+            pool_recycle=pool.pool_recycle,
+            pool_pre_ping=pool.pre_ping,
+        )
+        silence_collected_warning()
+        self.tracker = PoolTracker(
+            self.ledger,
+            events,
+            lock=lock,
+            clock=clock,
+            skip=(__file__,),
+            frame=_frame_outside_greenlet,
+            worker=current_task,
+            discard=self._discard_collected,
+        )
+        self.tracker.listen(self.engine.sync_engine)
+        event.listen(self.engine.sync_engine, "do_connect", connect_options(url, pool, service))
+
+    @property
+    def pool(self) -> ClosableAsyncQueuePool:
+        """The pool of this moment (`AsyncEngine.dispose()` replaces it)."""
+        pool = self.engine.sync_engine.pool
+        assert isinstance(pool, ClosableAsyncQueuePool)
+        return pool
+
+    async def open(self) -> None:
+        """Connect, ask `SELECT 1`, fill the pool to `min_idle`. Raises StartupError, with the password masked."""
+        started = self._clock()
+        connections = []
+        try:
+            connections.append(await self.engine.connect())
+            await connections[0].execute(text("SELECT 1"))
+            while len(connections) < self.policy.prewarm:
+                connections.append(await self.engine.connect())
+        except (SQLAlchemyError, OSError) as error:
+            raise StartupError(startup_problem(self.url, error)) from error
+        finally:
+            for connection in connections:
+                await connection.close()
+        if self.policy.prewarm == 0 and (record := self.pool.take_idle()) is not None:
+            await greenlet_spawn(self.pool.discard, record)  # the connection of the test
+        self.opened(self.url.masked, started)
+
+    async def cancel(self, requests: list[InFlightRequest], timeout: float) -> None:
+        """Wake pool waiters with PoolClosed, and cancel on the server what these requests are running."""
+        self.pool.close()
+        cancellations = [
+            asyncio.create_task(_cancel(driver, timeout), name="pooldrain-cancel") for driver in self.drivers(requests)
+        ]
+        if cancellations:
+            await asyncio.wait(cancellations, timeout=timeout)
+
+    async def reclaim(self, deadline: float) -> Reclaimed:
+        """Refuse checkouts; name every outstanding connection, then close it. All before `deadline`."""
+        checkouts, holdings = self.tell_outstanding()
+        reclaimed = []
+
+        async def work() -> None:
+            for checkout in checkouts:
+                if await self._reclaim(checkout):
+                    reclaimed.append(checkout)
+                    self.events.emit(ConnectionReclaimed(checkout.holder, checkout.request_id))
+
+        finished = await self._bounded(work, deadline)
+        return Reclaimed(self._clock(), timed_out=not finished, holdings=holdings, reclaimed=len(reclaimed))
+
+    async def _reclaim(self, checkout: Checkout) -> bool:
+        """Close a checked-out connection; False if its holder did so first, or if it cannot be done."""
+        driver = driver_connection(checkout)
+        if driver is None:
+            return False
+        in_use = checkout.request is not None and not checkout.request.ended
+        if in_use or is_busy(driver):
+            # Closing a libpq connection under another task's feet can crash: end its socket instead.
+            if not shut_down_socket(driver):
+                return False
+            self.tracker.ended(checkout.key)
+            return True
+        proxy = checked_out_proxy(checkout)
+        if proxy is None:
+            return False
+        await greenlet_spawn(proxy.invalidate)
+        return True
+
+    async def dispose(self, deadline: float) -> Done:
+        """Close every pooled connection, all of them before `deadline` (monotonic seconds)."""
+        pool = self.pool
+        pool.close()
+
+        async def work() -> None:
+            while (record := pool.take_idle()) is not None:
+                await greenlet_spawn(pool.discard, record)
+
+        finished = await self._bounded(work, deadline)
+        return Done(self._clock(), timed_out=not finished)
+
+    async def _bounded(self, work: Callable[[], Awaitable[None]], deadline: float) -> bool:
+        """Run `work`; False if it is not done at the deadline. Raises what it raises."""
+        task = asyncio.ensure_future(work())
+        await asyncio.wait([task], timeout=max(0.0, deadline - self._clock()))
+        if not task.done():
+            task.cancel()
+            return False
+        task.result()
+        return True
+
+    def _discard_collected(self, record: ConnectionPoolEntry, connection: Any) -> None:
+        """Nothing may be awaited inside a garbage collection: end the driver's connection as it stands."""
+        driver = getattr(connection, "_connection", None)
+        if (pgconn := getattr(driver, "pgconn", None)) is not None:
+            pgconn.finish()
+            self.tracker.ended(record)
+
+
+def current_task() -> asyncio.Task[Any] | None:
+    """The running task; None outside a loop (a garbage collection in another thread)."""
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None
+
+
+def _frame_outside_greenlet() -> FrameType | None:
+    """SQLAlchemy runs the checkout in a greenlet, whose frames end at its root: the caller is in its parent."""
+    parent = greenlet.getcurrent().parent
+    return None if parent is None else parent.gr_frame
+
+
+async def _cancel(driver: Any, timeout: float) -> None:
+    """Cancel what a connection is running: psycopg on the server, sqlite3 in the process."""
+    with suppress(Exception):  # it may have finished or died meanwhile: then there is nothing to cancel
+        if hasattr(driver, "cancel_safe"):
+            await driver.cancel_safe(timeout=timeout)
+        else:
+            await driver.interrupt()

@@ -1,0 +1,189 @@
+"""The asyncio shell's runner: performs the steps of the shutdown, and waits with an event.
+
+The order of the steps is not known here (`pooldrain.shutdown` knows it).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Protocol
+
+from pooldrain.errors import describe_error
+from pooldrain.gate import InFlightRequest
+from pooldrain.ledger import Checkout
+from pooldrain.policy import ShutdownPolicy
+from pooldrain.service import Service
+from pooldrain.shutdown import (
+    Announce,
+    AnyStep,
+    Cancel,
+    Close,
+    Dispose,
+    Done,
+    Drain,
+    Failed,
+    Phase,
+    Reclaim,
+    ShutdownReport,
+    Stop,
+    Tally,
+    shutdown_sequence,
+)
+from pooldrain.transcript import StepFailed
+from pooldrain_async.pool import PoolManager
+
+
+class Server(Protocol):
+    """What a runner needs of a server."""
+
+    def drain(self) -> None:
+        """From now on requests are refused."""
+
+    async def stop(self, step: Stop) -> None:
+        """Answer what is queued, close the listener and every connection; return when done."""
+
+
+class Runner(Service):
+    """One service and its shutdown."""
+
+    def __init__(
+        self,
+        pool: PoolManager,
+        policy: ShutdownPolicy,
+        *,
+        lock: threading.RLock,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(pool, policy, lock=lock, clock=clock)
+        self.pool = pool
+        self._event = asyncio.Event()
+
+    def changed(self) -> None:
+        """Wake the step that waits."""
+        self._event.set()
+
+    async def open(self, prepare: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Open the pool, `prepare` the application; then the service is ready. Raises StartupError."""
+        self.enter(Phase.STARTING)
+        await self.pool.open()
+        if prepare is not None:
+            await prepare()
+        if self.pool.ledger.policy.leak_age is not None:
+            self._overdue_watch = asyncio.create_task(self._watch_overdue(), name="pooldrain-overdue")
+        self.enter(Phase.READY)
+
+    def end(self, request: InFlightRequest) -> None:
+        """`finish`, minding that a task of the request may live on, with a connection of its own."""
+        if request.checkouts:
+            self._watch_workers(request)
+            self.finish(request, _outlives(request))
+        else:
+            self.finish(request)
+
+    async def shut_down(self, server: Server) -> ShutdownReport:
+        """Perform the shutdown, start to end, and return its report. Runs as a task beside the server."""
+        sequence = shutdown_sequence(self.policy, self.signals[0], self.clock())
+        try:
+            step = next(sequence)
+            while True:
+                self.enter(step.phase)
+                result = await self._perform_safely(step, server)
+                try:
+                    step = sequence.send(result)
+                except StopIteration as stop:
+                    report: ShutdownReport = stop.value
+                    self.completed(report)
+                    return report
+        finally:
+            if self.phase is not Phase.CLOSED:  # the runner itself broke: the pool is closed all the same
+                await self.pool.dispose(self.clock() + self.policy.dispose_timeout)
+
+    async def _perform_safely(self, step: AnyStep, server: Server) -> Done | Tally:
+        """Perform a step; one that raises is told, and the sequence goes on."""
+        try:
+            return await self._perform(step, server)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the pool still has to be closed
+            self.events.emit(StepFailed(step.phase.value, describe_error(error)))
+            return Failed(self.clock(), error=describe_error(error))
+
+    async def _perform(self, step: AnyStep, server: Server) -> Done | Tally:
+        match step:
+            case Announce():
+                await self._wait(lambda: self.hurried, step.deadline)
+                return Done(self.clock(), hurried=self.hurried)
+            case Drain():
+                return await self._drain(step, server)
+            case Cancel():
+                return await self._cancel(step)
+            case Reclaim():
+                return await self.pool.reclaim(step.deadline)
+            case Dispose():
+                started, closed = self.clock(), self.pool.tracker.closed
+                return self.disposed(await self.pool.dispose(step.deadline), started, closed)
+            case Stop():
+                await server.stop(step)
+                return Done(self.clock())
+            case Close():
+                return self.tally()
+
+    async def _drain(self, step: Drain, server: Server) -> Done:
+        started, refused = self.close_gate()
+        server.drain()
+        await self._wait(lambda: self.gate.idle or self.hurried, step.deadline)
+        return self.drained(started, refused)
+
+    async def _cancel(self, step: Cancel) -> Done:
+        if not step.needed:
+            return Done(self.clock())
+        requests: list[InFlightRequest] = self.cancel_all()
+        # What waits for the database unwinds by itself, as a thread does; only then are tasks cancelled.
+        patience = (self.clock() + step.deadline) / 2
+        await self.pool.cancel(requests, patience - self.clock())
+        await self._wait(lambda: self.gate.idle, patience)
+        for request in list(self.gate.in_flight):
+            if isinstance(request.worker, asyncio.Task):
+                request.worker.cancel()
+        await self._wait(lambda: self.gate.idle, step.deadline)
+        return self.give_up()
+
+    async def _wait(self, happened: Callable[[], bool], deadline: float) -> None:
+        """Wait until it happened or the deadline (monotonic seconds) passes."""
+        left = deadline - self.clock()
+        if left <= 0:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(left):
+                while not happened():
+                    self._event.clear()
+                    await self._event.wait()
+
+    async def _watch_overdue(self) -> None:
+        """Report checkouts that become overdue; sleeps exactly until the next one can."""
+        while self.phase is not Phase.CLOSED:  # noqa: ASYNC110 - it is a clock that is waited for, no event
+            await asyncio.sleep(self.pool.report_overdue())
+
+    def _watch_workers(self, request: InFlightRequest) -> None:
+        """Look again when the background tasks that outlive `request` end: they may leak, too."""
+        outlives = _outlives(request)
+        for checkout in request.checkouts:
+            if outlives(checkout) and isinstance(checkout.worker, asyncio.Task):
+                checkout.worker.add_done_callback(self._worker_ended)
+
+    def _worker_ended(self, worker: asyncio.Task[object]) -> None:
+        with self._lock:
+            leaks = self.pool.ledger.worker_ended(worker, self.clock())
+        self.pool.tracker.report(leaks)
+
+
+def _outlives(request: InFlightRequest) -> Callable[[Checkout], bool]:
+    """Whether a checkout was made by another task than the request's, one that still runs."""
+
+    def outlives(checkout: Checkout) -> bool:
+        worker = checkout.worker
+        return isinstance(worker, asyncio.Task) and worker is not request.worker and not worker.done()
+
+    return outlives
