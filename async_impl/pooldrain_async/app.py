@@ -110,8 +110,10 @@ class Demo:
         return status.readyz(self._runner.phase)
 
 
-def create_app(service: Demo) -> ASGIApp:
-    """The demo service as an ASGI application, without its gate."""
+def create_app(runner: Runner) -> ASGIApp:
+    """The demo service as an ASGI application, over `runner`'s pool, without its gate."""
+    service = Demo(runner)
+    runner.on_open(service.prepare)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     for path, name, methods in demo.ROUTES:
         app.router.add_route(path, _responding(getattr(service, name)), methods=list(methods))

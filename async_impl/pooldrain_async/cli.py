@@ -1,34 +1,45 @@
-"""The `pooldrain-async` command."""
+"""The `pooldrain-async` command.
+
+Imports little until the signals are taken over: a Ctrl+C during the start ends it in order, too.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from pooldrain.runtime.exit import run_cli
-from pooldrain.runtime.listener import bind_socket
-from pooldrain.runtime.report import write_report
-from pooldrain.runtime.settings import load_settings
-from pooldrain.runtime.startup import Ground, prepare
-from pooldrain.shutdown import ShutdownReport
-from pooldrain.transcript import Listening
-from pooldrain_async.servers.uvicorn import UvicornServer
-from pooldrain_async.service import build
+if TYPE_CHECKING:
+    from pooldrain.runtime.signals import SignalWatch
+    from pooldrain.runtime.startup import Ground
+    from pooldrain.shutdown import ShutdownReport
 
 
 def main() -> NoReturn:
     """Run the command and leave the process with its exit code."""
-    run_cli("pooldrain-async", _run)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # dies silently until the next lines have run
+    from pooldrain.runtime.signals import SignalWatch
+
+    watch = SignalWatch()
+    watch.install()
+    from pooldrain.runtime.exit import run_cli
+
+    run_cli("pooldrain-async", lambda: _run(watch))
 
 
-def _run() -> int:
-    ground = prepare(load_settings("async", sys.argv[1:], os.environ))
+def _run(watch: SignalWatch) -> int:
+    from pooldrain.runtime.settings import load_settings
+    from pooldrain.runtime.startup import prepare
+
+    ground = prepare(load_settings("async", sys.argv[1:], os.environ), watch)
     return _gunicorn(ground) if ground.settings.workers > 1 else _uvicorn(ground)
 
 
 def _uvicorn(ground: Ground) -> int:
+    from pooldrain.runtime.report import write_report
+
     # Not asyncio.run: it would wait for tasks that swallow their cancellation.
     report = asyncio.new_event_loop().run_until_complete(_serve(ground))
     if ground.settings.report is not None:
@@ -37,10 +48,15 @@ def _uvicorn(ground: Ground) -> int:
 
 
 async def _serve(ground: Ground) -> ShutdownReport:
+    from pooldrain.runtime.listener import bind_socket
+    from pooldrain.transcript import Listening
+    from pooldrain_async.servers.uvicorn import UvicornServer
+    from pooldrain_async.service import build
+
     settings = ground.settings
     listener = bind_socket(settings.host, settings.port)
     service = build(settings, ground.url)
-    await service.open()
+    await service.runner.open()
     server = UvicornServer(service.app, service.runner, listener)
     port = listener.getsockname()[1]
     return await server.run_to_end(ground.watch, Listening(settings.host, port, settings.server, os.getpid()))

@@ -55,19 +55,21 @@ class GateMiddleware:
             raise
         finally:
             CURRENT_REQUEST.reset(token)
+            request.broken = not responder.complete
             runner.end(request)
 
 
 class _Responder:
     """`send`, with what only the gate knows: that the connection has to close, that a request was cut."""
 
-    __slots__ = ("_replaced", "_request", "_runner", "_send")
+    __slots__ = ("_replaced", "_request", "_runner", "_send", "complete")
 
     def __init__(self, runner: Runner, send: Send, request: InFlightRequest | None = None) -> None:
         self._runner = runner
         self._send = send
         self._request = request
         self._replaced = False
+        self.complete = False
 
     def __call__(self, message: Message) -> Awaitable[None]:
         # Not a coroutine of our own: it would cost more than what it does.
@@ -82,13 +84,15 @@ class _Responder:
                 message = {**message, "headers": [*message.get("headers", ()), _CLOSE]}
         elif self._replaced:
             return _nothing()
+        elif not message.get("more_body", False):
+            self.complete = True
         return self._send(message)
 
     async def send_cut(self) -> None:
         """Answer that the request overstayed, instead of whatever the application still sends."""
         assert self._request is not None
         self._request.status = CUT.status
-        self._replaced = True
+        self._replaced = self.complete = True
         await send_answer(CUT, self._send)
 
 

@@ -56,6 +56,7 @@ class PoolManager(TrackedPool):
     ) -> None:
         super().__init__(lock, clock)
         self.url = url
+        self.service = service
         self.policy = pool
         self.ledger = CheckoutLedger(leaks)
         self.events = events

@@ -15,7 +15,8 @@ from typing import Protocol
 from pooldrain.errors import describe_error
 from pooldrain.gate import InFlightRequest
 from pooldrain.ledger import Checkout
-from pooldrain.policy import ShutdownPolicy
+from pooldrain.policy import LeakPolicy, PoolPolicy, ShutdownPolicy
+from pooldrain.runtime.database_url import DatabaseUrl
 from pooldrain.service import Service
 from pooldrain.shutdown import (
     Announce,
@@ -28,6 +29,7 @@ from pooldrain.shutdown import (
     Failed,
     Phase,
     Reclaim,
+    Reclaimed,
     ShutdownReport,
     Stop,
     Tally,
@@ -58,21 +60,37 @@ class Runner(Service):
         lock: threading.RLock,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(pool, policy, lock=lock, clock=clock)
-        self.pool = pool
+        self.pools = [pool]
+        super().__init__(self.pools, policy, lock=lock, clock=clock)
+        self.pool = pool  # the main one
+        self._pools_lock = lock
+        self._hooks: list[Callable[[], Awaitable[None]]] = []
         self._event = asyncio.Event()
 
     def changed(self) -> None:
         """Wake the step that waits."""
         self._event.set()
 
-    async def open(self, prepare: Callable[[], Awaitable[None]] | None = None) -> None:
-        """Open the pool, `prepare` the application; then the service is ready. Raises StartupError."""
+    def add_pool(self, url: DatabaseUrl, pool: PoolPolicy, leaks: LeakPolicy) -> PoolManager:
+        """Another engine, with a pool that opens and stops with the main one. Before `open`."""
+        added = PoolManager(
+            url, pool, leaks, self.events, service=self.pool.service, lock=self._pools_lock, clock=self.clock
+        )
+        self.pools.append(added)
+        return added
+
+    def on_open(self, hook: Callable[[], Awaitable[None]]) -> None:
+        """Have `hook` called when the pools are open, before the service is ready."""
+        self._hooks.append(hook)
+
+    async def open(self) -> None:
+        """Open the pools, prepare the application; then the service is ready. Raises StartupError."""
         self.enter(Phase.STARTING)
-        await self.pool.open()
-        if prepare is not None:
-            await prepare()
-        if self.pool.ledger.policy.leak_age is not None:
+        for pool in self.pools:
+            await pool.open()
+        for hook in self._hooks:
+            await hook()
+        if any(pool.ledger.policy.leak_age is not None for pool in self.pools):
             self._overdue_watch = asyncio.create_task(self._watch_overdue(), name="pooldrain-overdue")
         self.enter(Phase.READY)
 
@@ -100,7 +118,7 @@ class Runner(Service):
                     return report
         finally:
             if self.phase is not Phase.CLOSED:  # the runner itself broke: the pool is closed all the same
-                await self.pool.dispose(self.clock() + self.policy.dispose_timeout)
+                await self._dispose(self.clock() + self.policy.dispose_timeout)
 
     async def _perform_safely(self, step: AnyStep, server: Server) -> Done | Tally:
         """Perform a step; one that raises is told, and the sequence goes on."""
@@ -120,10 +138,9 @@ class Runner(Service):
             case Cancel():
                 return await self._cancel(step)
             case Reclaim():
-                return await self.pool.reclaim(step.deadline)
+                return await self._reclaim(step.deadline)
             case Dispose():
-                started, closed = self.clock(), self.pool.tracker.closed
-                return self.disposed(await self.pool.dispose(step.deadline), started, closed)
+                return await self._dispose(step.deadline)
             case Stop():
                 await server.stop(step)
                 return Done(self.clock())
@@ -142,13 +159,25 @@ class Runner(Service):
         requests: list[InFlightRequest] = self.cancel_all()
         # What waits for the database unwinds by itself, as a thread does; only then are tasks cancelled.
         patience = (self.clock() + step.deadline) / 2
-        await self.pool.cancel(requests, patience - self.clock())
+        for pool in self.pools:
+            await pool.cancel(requests, patience - self.clock())
         await self._wait(lambda: self.gate.idle, patience)
         for request in list(self.gate.in_flight):
             if isinstance(request.worker, asyncio.Task):
                 request.worker.cancel()
         await self._wait(lambda: self.gate.idle, step.deadline)
         return self.give_up()
+
+    async def _reclaim(self, deadline: float) -> Reclaimed:
+        reclaimed = Reclaimed(self.clock())
+        for pool in self.pools:
+            reclaimed += await pool.reclaim(deadline)
+        return reclaimed
+
+    async def _dispose(self, deadline: float) -> Done:
+        started, closed = self.clock(), self.connections_closed
+        done = [await pool.dispose(deadline) for pool in self.pools]
+        return self.disposed(Done(done[-1].now, timed_out=any(each.timed_out for each in done)), started, closed)
 
     async def _wait(self, happened: Callable[[], bool], deadline: float) -> None:
         """Wait until it happened or the deadline (monotonic seconds) passes."""
@@ -164,7 +193,7 @@ class Runner(Service):
     async def _watch_overdue(self) -> None:
         """Report checkouts that become overdue; sleeps exactly until the next one can."""
         while self.phase is not Phase.CLOSED:  # noqa: ASYNC110 - it is a clock that is waited for, no event
-            await asyncio.sleep(self.pool.report_overdue())
+            await asyncio.sleep(min(pool.report_overdue() for pool in self.pools))
 
     def _watch_workers(self, request: InFlightRequest) -> None:
         """Look again when the background tasks that outlive `request` end: they may leak, too."""
@@ -174,9 +203,10 @@ class Runner(Service):
                 checkout.worker.add_done_callback(self._worker_ended)
 
     def _worker_ended(self, worker: asyncio.Task[object]) -> None:
-        with self._lock:
-            leaks = self.pool.ledger.worker_ended(worker, self.clock())
-        self.pool.tracker.report(leaks)
+        for pool in self.pools:
+            with self._lock:
+                leaks = pool.ledger.worker_ended(worker, self.clock())
+            pool.tracker.report(leaks)
 
 
 def _outlives(request: InFlightRequest) -> Callable[[Checkout], bool]:

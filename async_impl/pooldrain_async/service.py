@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from starlette.types import ASGIApp
 
+from pooldrain.runtime.application import load_factory
 from pooldrain.runtime.database_url import DatabaseUrl
 from pooldrain.runtime.events import EventLog
 from pooldrain.runtime.settings import Settings
-from pooldrain_async.app import Demo, create_app
+from pooldrain_async.app import create_app
 from pooldrain_async.middleware import GateMiddleware
 from pooldrain_async.pool import PoolManager
 from pooldrain_async.runner import Runner
@@ -23,18 +25,16 @@ class BuiltService:
 
     runner: Runner
     app: ASGIApp  # behind its gate
-    demo: Demo
-
-    async def open(self) -> None:
-        """Open the pool and make the demo's table. Raises StartupError."""
-        await self.runner.open(self.demo.prepare)
 
 
 def build(settings: Settings, url: DatabaseUrl) -> BuiltService:
-    """The demo service. Opens nothing yet: a forked worker must not inherit connections."""
+    """The user's application, or the demo. Opens nothing yet: a forked worker must not inherit connections.
+
+    Raises ConfigurationError if the application cannot be loaded.
+    """
+    factory: Callable[[Runner], ASGIApp] = load_factory(settings.app) or create_app
     lock = threading.RLock()
     events = EventLog(settings.transcript, time.monotonic)
     pool = PoolManager(url, settings.pool, settings.leaks, events, service=settings.service, lock=lock)
     runner = Runner(pool, settings.shutdown, lock=lock)
-    demo = Demo(runner)
-    return BuiltService(runner, GateMiddleware(create_app(demo), runner), demo)
+    return BuiltService(runner, GateMiddleware(factory(runner), runner))

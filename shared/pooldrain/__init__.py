@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
-
 from pooldrain.errors import ConfigurationError, PoolClosed, PooldrainError, StartupError
 from pooldrain.policy import Ladder, LeakPolicy, PoolPolicy, ShutdownPolicy
-
-try:
-    __version__ = version("pooldrain")
-except PackageNotFoundError:  # run from the source folders, not installed
-    __version__ = "0+source"
 
 __all__ = [
     "ConfigurationError",
@@ -21,5 +14,15 @@ __all__ = [
     "PooldrainError",
     "ShutdownPolicy",
     "StartupError",
-    "__version__",
 ]
+
+
+def __getattr__(name: str) -> str:
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib.metadata import PackageNotFoundError, version  # slow to import, and seldom asked for
+
+    try:
+        return version("pooldrain")
+    except PackageNotFoundError:  # run from the source folders, not installed
+        return "0+source"

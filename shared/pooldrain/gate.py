@@ -44,6 +44,7 @@ class InFlightRequest:
     status: int | None = None  # HTTP status, once its headers are built
     answered = False  # its last bytes are on their way
     cancelled = False  # the drain timed out while it was in flight
+    broken = False  # its response ended before it was complete
     given_up = False  # and it did not unwind in time
     ended = False
 
@@ -74,7 +75,7 @@ class InFlightRequest:
     @property
     def was_cut(self) -> bool:
         """Whether the shutdown ended it: cancelled, and without an answer of its own."""
-        return self.given_up or (self.cancelled and (self.status is None or self.status >= 500))
+        return self.given_up or (self.cancelled and (self.broken or self.status is None or self.status >= 500))
 
 
 class Reservation:
@@ -173,6 +174,6 @@ class RequestGate:
     def give_up(self) -> list[InFlightRequest]:
         """Count what is still in flight as cut, whatever becomes of it, and return it."""
         for request in self.in_flight:
-            request.given_up = True
+            request.cancelled = request.given_up = True
             self.cut.append(request)
         return list(self.in_flight)

@@ -172,6 +172,8 @@ class CheckoutLedger:
         """
         leaks = []
         for checkout in list(request.checkouts):
+            if self.outstanding.get(checkout.key) is not checkout:
+                continue  # another pool's ledger has it
             if outlives is not None and outlives(checkout):
                 self._hand_over(checkout, request)
             else:
@@ -218,8 +220,8 @@ class CheckoutLedger:
 
     @property
     def leaked(self) -> bool:
-        """Whether any connection was leaked by name (the coarse threshold does not count)."""
-        return any(count for rule, count in self.counts.items() if rule is not LeakRule.THRESHOLD)
+        """Whether any connection was leaked for certain: collected or unreturned; an overdue one may come back."""
+        return bool(self.counts[LeakRule.COLLECTED] or self.counts[LeakRule.UNRETURNED])
 
     def _hand_over(self, checkout: Checkout, request: InFlightRequest) -> None:
         del request.checkouts[checkout]

@@ -15,7 +15,9 @@ This module patches internals of SQLAlchemy 2.1's QueuePool (`_do_get`, `_return
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
 import sys
 import warnings
 import weakref
@@ -161,7 +163,8 @@ class ClosableAsyncQueue(sqla_queue.QueueCommon[ConnectionPoolEntry]):
         if self.full():
             raise sqla_queue.Full
         self._items.append(item)
-        self._wake_one()
+        if self._getters:
+            self._wake_one_from_anywhere()
 
     def put(self, item: ConnectionPoolEntry, block: bool = True, timeout: float | None = None) -> None:
         """The pool never waits to put."""
@@ -191,7 +194,8 @@ class ClosableAsyncQueue(sqla_queue.QueueCommon[ConnectionPoolEntry]):
                         await getter
                     except asyncio.CancelledError:
                         if getter.cancelled():
-                            self._getters.remove(getter)
+                            with contextlib.suppress(ValueError):  # it was woken in the same turn
+                                self._getters.remove(getter)
                         elif self._items:
                             self._wake_one()  # the wake-up was ours, the item is not: pass it on
                         raise
@@ -204,6 +208,13 @@ class ClosableAsyncQueue(sqla_queue.QueueCommon[ConnectionPoolEntry]):
     def take(self) -> ConnectionPoolEntry | None:
         """An item, from a closed queue too; None when there is none."""
         return self._items.popleft() if self._items else None
+
+    def _wake_one_from_anywhere(self) -> None:
+        loop = self._getters[0].get_loop()
+        if asyncio._get_running_loop() is loop:
+            self._wake_one()
+        else:  # a garbage collection in another thread returns a leaked connection
+            loop.call_soon_threadsafe(self._wake_one)
 
     def _wake_one(self) -> None:
         while self._getters:
@@ -229,6 +240,7 @@ class _Lifetime:
     def __init__(self) -> None:
         self.closed = False
         self.tracker: PoolTracker | None = None
+        self.generations: weakref.WeakSet[ClosablePool] = weakref.WeakSet()
 
 
 class ClosablePool(QueuePool):
@@ -241,6 +253,7 @@ class ClosablePool(QueuePool):
         super().__init__(*args, **kwargs)
         self._lifetime = lifetime or _Lifetime()
         self._pools_returned = True  # whether what comes back is kept
+        self._lifetime.generations.add(self)
         if self._lifetime.closed:
             self.close()
 
@@ -256,14 +269,18 @@ class ClosablePool(QueuePool):
     def close(self) -> None:
         """Refuse checkouts from now on and wake who waits for one. Closes no connection."""
         self._lifetime.closed = True
-        self._pools_returned = False
-        self._pool.close()
+        for pool in list(self._lifetime.generations):
+            pool._pools_returned = False
+            pool._pool.close()
 
     def connect(self) -> PoolProxiedConnection:
         """Check a connection out. Raises PoolClosed once closed."""
         proxy = _ConnectionFairy._checkout(self)
         if (tracker := self._lifetime.tracker) is not None:
             tracker.checked_out(proxy)
+        if self._lifetime.closed:  # while the connection was being opened or tested; asked last, so that none slips by
+            proxy.close()
+            raise self._pool_closed(waiting=True)
         return proxy
 
     def take_idle(self) -> ConnectionPoolEntry | None:
@@ -312,13 +329,9 @@ class ClosablePool(QueuePool):
 
     def _do_get(self) -> ConnectionPoolEntry:
         try:
-            record = QueuePool._do_get(self)
+            return QueuePool._do_get(self)
         except QueueClosed as closed:
             raise self._pool_closed(waiting=closed.waited) from None
-        if self._lifetime.closed:  # closed while the connection was being opened
-            self.discard(record)
-            raise self._pool_closed(waiting=True)
-        return record
 
     def _return_conn(self, record: ConnectionPoolEntry) -> None:
         if (tracker := self._lifetime.tracker) is not None:
@@ -356,7 +369,12 @@ class EventSink(Protocol):
         """Take one event."""
 
 
-_OWN = tuple(str(Path(module.__file__ or "").parent) for module in (sqlalchemy, sys.modules["pooldrain"]))
+# Not the user's lines; contextlib is what `engine.begin()` is made with.
+_OWN = (
+    *(f"{Path(module.__file__ or '').parent}{os.sep}" for module in (sqlalchemy, sys.modules["pooldrain"])),
+    "<sqlalchemy generated",  # the decorators of its ORM sessions
+    contextlib.__file__,
+)
 
 
 def silence_collected_warning() -> None:
@@ -392,7 +410,7 @@ class PoolTracker:
         self.ledger = ledger
         self.opened = 0
         self.closed = 0
-        self._ended: set[object] = set()  # records whose socket was shut down
+        self._open: set[object] = set()  # records whose connection is open; each closing counts once
         self._events = events
         self._lock = lock
         self._clock = clock
@@ -408,7 +426,7 @@ class PoolTracker:
         event.listen(engine.pool, "connect", self._connected)
         event.listen(engine.pool, "detach", self._detached)
         event.listen(engine.pool, "close", self._closed)
-        event.listen(engine.pool, "close_detached", self._closed)
+        event.listen(engine.pool, "close_detached", self._closed_detached)
         event.listen(engine, "before_cursor_execute", self._executing)
 
     def describe(self, checkout: Checkout, now: float) -> Holding:
@@ -425,23 +443,28 @@ class PoolTracker:
     def _connected(self, dbapi_connection: Any, record: ConnectionPoolEntry) -> None:
         with self._lock:
             self.opened += 1
-            self._ended.discard(record)  # the record has a new connection
-        if self._events.detailed:
-            self._events.emit(ConnectionOpened())
+            self._open.add(record)
+            if self._events.detailed:
+                self._events.emit(ConnectionOpened())
 
-    def _closed(self, dbapi_connection: Any, record: object = None) -> None:
+    def _closed(self, dbapi_connection: Any, record: ConnectionPoolEntry) -> None:
+        self.ended(record)
+
+    def _closed_detached(self, dbapi_connection: Any) -> None:
         with self._lock:
-            if record in self._ended:
-                return
-            self.closed += 1
-        if self._events.detailed:
-            self._events.emit(ConnectionClosed())
+            self._count_closed()
 
     def ended(self, record: object) -> None:
-        """The connection of `record` was ended from outside (its socket shut down): count it as closed, once."""
-        self._closed(None, record)
+        """The connection of `record` is closed, or was ended from outside (its socket shut down)."""
         with self._lock:
-            self._ended.add(record)
+            if record in self._open:
+                self._open.remove(record)
+                self._count_closed()
+
+    def _count_closed(self) -> None:
+        self.closed += 1
+        if self._events.detailed:
+            self._events.emit(ConnectionClosed())
 
     def checked_out(self, proxy: _ConnectionFairy) -> None:
         """A connection has left the pool."""
@@ -451,42 +474,52 @@ class PoolTracker:
         worker = None if self._worker is None else self._worker()
         with self._lock:
             checkout = self.ledger.check_out(record, self._clock(), stack, worker, record.fairy_ref)
-        if self._events.detailed:
-            sites = call_sites(stack)
-            self._events.emit(CheckedOut(checkout.holder, checkout.request_id, str(sites[0]) if sites else ""))
+            if self._events.detailed:
+                sites = call_sites(stack)
+                self._events.emit(CheckedOut(checkout.holder, checkout.request_id, str(sites[0]) if sites else ""))
 
     def checked_in(self, record: ConnectionPoolEntry) -> None:
         """A connection is coming back."""
         with self._lock:
             checkout = self.ledger.check_in(record)
-        if checkout is None:  # a checkout that failed half-way
-            return
-        connection = record.dbapi_connection
-        if checkout.rule is not None or self._events.detailed:
-            now = self._clock()
-            if checkout.rule is not None and connection is not None:
-                self._events.emit(LeakReturned(checkout.rule.value, self.describe(checkout, now)))
-            if self._events.detailed:
-                self._events.emit(CheckedIn(checkout.holder, checkout.request_id, round(now - checkout.since, 6)))
-        if checked_out_proxy(checkout) is None:
-            self._collected(checkout, record, connection)
+            if checkout is None:  # a checkout that failed half-way
+                return
+            connection = record.dbapi_connection
+            if checked_out_proxy(checkout) is not None:
+                if checkout.rule is not None or self._events.detailed:
+                    self._tell_returned(checkout, connection)
+                return
+            self._collected(checkout)
+        if connection is not None:
+            self._discard(record, connection)
+
+    def _tell_returned(self, checkout: Checkout, connection: Any) -> None:
+        now = self._clock()
+        if checkout.rule is not None and connection is not None:  # not if it is we who closed it
+            self._events.emit(LeakReturned(checkout.rule.value, self.describe(checkout, now)))
+        if self._events.detailed:
+            self._events.emit(CheckedIn(checkout.holder, checkout.request_id, round(now - checkout.since, 6)))
 
     def _detached(self, connection: Any, record: ConnectionPoolEntry) -> None:
         """A connection left the pool for good: by the user's `detach()`, or (asyncio) by garbage collection."""
         with self._lock:
+            holder = self.ledger.outstanding.get(record)
+            proxy = None if holder is None else checked_out_proxy(holder)
+            if proxy is not None and proxy.dbapi_connection is not connection:
+                return  # the record has been checked out again meanwhile
             checkout = self.ledger.check_in(record)
-        if checkout is not None and checked_out_proxy(checkout) is None:
-            self._collected(checkout, record, connection)
+            if checkout is None or proxy is not None:
+                self._open.discard(record)  # its new owner closes it: `_closed_detached` counts that
+                return
+            self._collected(checkout)
+        self._discard(record, connection)
 
-    def _collected(self, checkout: Checkout, record: ConnectionPoolEntry, connection: Any) -> None:
+    def _collected(self, checkout: Checkout) -> None:
         # SQLAlchemy would silently pool it again (threads) or drop it half-open (asyncio); both colours discard it.
         now = self._clock()
-        with self._lock:
-            leak = self.ledger.collected(checkout, now)
+        leak = self.ledger.collected(checkout, now)
         # Its transaction cannot be told any more: the threads' pool has rolled back, asyncio's has let go of it.
         self._events.emit(LeakFound(leak.rule.value, describe(checkout, now)))
-        if connection is not None:
-            self._discard(record, connection)
 
     def _executing(
         self, connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool

@@ -1,18 +1,18 @@
 """What both runners are made of: one service's gate, ledger, phase and events, without a colour.
 
 The shells add what waits (threads or asyncio) and the order of nothing: the steps come from `shutdown`.
-Everything here is quick and runs under the shell's lock where it touches gate or ledger; events are emitted
-outside it.
+Everything here is quick and runs under the shell's lock where it touches gate or ledger. Events are emitted
+under it as well: their order in the transcript is the order of the decisions they tell of.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 from pooldrain.gate import GivenId, InFlightRequest, RequestGate, Reservation, route_label
-from pooldrain.ledger import Checkout, Leak
+from pooldrain.ledger import Checkout, LeakRule
 from pooldrain.policy import ShutdownPolicy
 from pooldrain.pool import TrackedPool
 from pooldrain.shutdown import (
@@ -40,11 +40,14 @@ from pooldrain.transcript import (
 
 
 class Service:
-    """One service's state. `lock` guards gate and ledger; `clock` gives monotonic seconds."""
+    """One service's state. `lock` guards gate and ledgers; `clock` gives monotonic seconds.
+
+    `pools` has the pools it stops with, the main one first: most services have one.
+    """
 
     def __init__(
         self,
-        tracked: TrackedPool,
+        pools: Sequence[TrackedPool],
         policy: ShutdownPolicy,
         *,
         lock: AbstractContextManager[Any],
@@ -54,9 +57,9 @@ class Service:
         self.phase = Phase.STARTING
         self.policy = policy
         self.signals: list[str] = []
-        self.events = tracked.events
+        self.events = pools[0].events
         self.clock = clock
-        self._tracked = tracked
+        self._pools = pools
         self._lock = lock
         self._in_flight_at_signal = 0
 
@@ -68,8 +71,9 @@ class Service:
 
     def enter(self, phase: Phase) -> None:
         """Move on to `phase`."""
-        self.phase = phase
-        self.events.emit(PhaseEntered(phase.value))
+        with self._lock:
+            self.phase = phase
+            self.events.emit(PhaseEntered(phase.value))
 
     @property
     def hurried(self) -> bool:
@@ -83,8 +87,8 @@ class Service:
             first = len(self.signals) == 1
             if first:
                 self._in_flight_at_signal = self.gate.unanswered
+            self.events.emit(SignalReceived(name, len(self.signals)))
             self.changed()
-        self.events.emit(SignalReceived(name, len(self.signals)))
         return first
 
     # --- requests ----------------------------------------------------------------------------------------
@@ -101,28 +105,27 @@ class Service:
         with self._lock:
             waited = not self.gate.accepting
             request = self.gate.admit(method, path, given_id, self.clock(), reservation, worker)
-        if self.events.detailed:
-            if request is None:
-                self.events.emit(RequestRefused(route_label(method, path)))
-            else:
-                self.events.emit(RequestAdmitted(request.request_id, request.route, waited))
+            if self.events.detailed:
+                if request is None:
+                    self.events.emit(RequestRefused(route_label(method, path)))
+                else:
+                    self.events.emit(RequestAdmitted(request.request_id, request.route, waited))
         return request
 
     def finish(self, request: InFlightRequest, outlives: Callable[[Checkout], bool] | None = None) -> None:
         """The response of `request` is finished; what it still holds is a leak (see `ledger.request_ended`)."""
-        leaks: list[Leak] | None = None
         with self._lock:
             self.gate.finish(request)
             if request.checkouts:
-                leaks = self._tracked.ledger.request_ended(request, self.clock(), outlives)
+                now = self.clock()
+                for pool in self._pools:
+                    pool.tracker.report(pool.ledger.request_ended(request, now, outlives))
+            if request.cancelled and request.was_cut and not request.given_up:
+                self.events.emit(RequestCut(*self._facts(request)))
+            if self.events.detailed:
+                self.events.emit(RequestFinished(*self._facts(request)))
             if not self.gate.accepting:
                 self.tell_if_idle()
-        if leaks:
-            self._tracked.tracker.report(leaks)
-        if request.cancelled and request.was_cut and not request.given_up:
-            self.events.emit(RequestCut(*self._facts(request)))
-        if self.events.detailed:
-            self.events.emit(RequestFinished(*self._facts(request)))
 
     def unanswered(self) -> int:
         """How many requests are being served, as `/pool-status` shows it."""
@@ -136,8 +139,8 @@ class Service:
 
     def check_threshold(self) -> bool:
         """The tutorial's coarse leak flag; its rise is logged."""
-        checkedout = self._tracked.status.checkedout
-        ledger = self._tracked.ledger
+        checkedout = self._pools[0].status.checkedout
+        ledger = self._pools[0].ledger
         with self._lock:
             crossed = ledger.threshold_crossed(checkedout)
         if crossed is not None:
@@ -150,17 +153,16 @@ class Service:
         """Refuse requests from now on; the instant, and how many had been refused before."""
         with self._lock:
             self.gate.close()
-            in_flight, refused = self.gate.unanswered, self.gate.refused
-        self.events.emit(DrainStarted(in_flight))
-        return self.clock(), refused
+            self.events.emit(DrainStarted(self.gate.unanswered))
+            return self.clock(), self.gate.refused
 
     def drained(self, started: float, refused_before: int) -> Done:
         """The waiting for requests is over, one way or another."""
         with self._lock:
             in_flight = self.gate.active
             refused = self.gate.refused - refused_before
-        now = self.clock()
-        self.events.emit(DrainEnded(not in_flight, in_flight, refused, round(now - started, 6)))
+            now = self.clock()
+            self.events.emit(DrainEnded(not in_flight, in_flight, refused, round(now - started, 6)))
         hurried = bool(in_flight) and self.hurried
         return Done(now, timed_out=bool(in_flight) and not hurried, hurried=hurried)
 
@@ -173,14 +175,19 @@ class Service:
         """Count what did not unwind in time as cut."""
         with self._lock:
             given_up = self.gate.give_up()
-        for request in given_up:
-            self.events.emit(RequestCut(*self._facts(request)))
+            for request in given_up:
+                self.events.emit(RequestCut(*self._facts(request)))
         return Done(self.clock(), timed_out=bool(given_up))
+
+    @property
+    def connections_closed(self) -> int:
+        """Connections of all pools that were seen to close."""
+        return sum(pool.tracker.closed for pool in self._pools)
 
     def disposed(self, done: Done, started: float, closed_before: int) -> Done:
         """Tell how the pool was closed."""
-        tracker = self._tracked.tracker
-        closed, left = tracker.closed, tracker.opened - tracker.closed
+        closed = self.connections_closed
+        left = sum(pool.tracker.opened for pool in self._pools) - closed
         seconds = round(done.now - started, 6)
         if done.timed_out or left:
             self.events.emit(PoolAbandoned(left, seconds))
@@ -192,18 +199,18 @@ class Service:
         """The facts for the report."""
         now = self.clock()
         with self._lock:
-            gate, ledger, tracker = self.gate, self._tracked.ledger, self._tracked.tracker
+            gate, ledgers = self.gate, [pool.ledger for pool in self._pools]
             return Tally(
                 requests=RequestCounts(self._in_flight_at_signal, gate.finished, gate.refused, len(gate.cut)),
                 cut_requests=tuple(
                     CutRequest(request.request_id, request.route, round(now - request.started, 3), request.status)
                     for request in gate.cut
                 ),
-                leaks={rule.value: count for rule, count in ledger.counts.items()},
-                opened=tracker.opened,
-                closed=tracker.closed,
-                leaked=ledger.leaked,
-                fail_on_leak=ledger.policy.fail_on_leak,
+                leaks={rule.value: sum(ledger.counts[rule] for ledger in ledgers) for rule in LeakRule},
+                opened=sum(pool.tracker.opened for pool in self._pools),
+                closed=self.connections_closed,
+                leaked=any(ledger.leaked for ledger in ledgers),
+                fail_on_leak=any(ledger.policy.fail_on_leak for ledger in ledgers),
                 signals=len(self.signals),
             )
 

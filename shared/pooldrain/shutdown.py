@@ -160,6 +160,15 @@ class Reclaimed(Done):
     holdings: tuple[Holding, ...] = ()
     reclaimed: int = 0
 
+    def __add__(self, other: Reclaimed) -> Reclaimed:
+        """The same step on another pool."""
+        return Reclaimed(
+            other.now,
+            timed_out=self.timed_out or other.timed_out,
+            holdings=self.holdings + other.holdings,
+            reclaimed=self.reclaimed + other.reclaimed,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Failed(Done):
@@ -311,7 +320,9 @@ def _report(
     reclaimed_count = reclaimed.reclaimed if isinstance(reclaimed, Reclaimed) else 0
     # What was never seen to close is still open when the process ends: nobody may call that closed.
     abandoned = tally.opened - tally.closed
-    outcome = _outcome(abandoned > 0 or bool(course.errors) or disposed.timed_out, tally)
+    holdings = reclaimed.holdings if isinstance(reclaimed, Reclaimed) else ()
+    leaked = tally.leaked or any(holding.rule is not None for holding in holdings)
+    outcome = _outcome(abandoned > 0 or bool(course.errors) or disposed.timed_out, leaked, tally)
     return ShutdownReport(
         outcome=outcome,
         exit_code=int(_EXIT_CODES[outcome]),
@@ -322,7 +333,7 @@ def _report(
         seconds=course.now - start,
         requests=tally.requests,
         cut_requests=tally.cut_requests,
-        outstanding=reclaimed.holdings if isinstance(reclaimed, Reclaimed) else (),
+        outstanding=holdings,
         leaks=tally.leaks,
         connections=ConnectionCounts(
             opened=tally.opened,
@@ -334,11 +345,11 @@ def _report(
     )
 
 
-def _outcome(dispose_failed: bool, tally: Tally) -> Outcome:
+def _outcome(dispose_failed: bool, leaked: bool, tally: Tally) -> Outcome:
     if dispose_failed:
         return Outcome.DISPOSE_FAILED
     if tally.requests.cut:
         return Outcome.CUT
-    if tally.leaked and tally.fail_on_leak:
+    if leaked and tally.fail_on_leak:
         return Outcome.LEAKED
     return Outcome.DRAINED

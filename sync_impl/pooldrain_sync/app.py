@@ -108,8 +108,10 @@ class Demo:
         return status.readyz(self._runner.phase)
 
 
-def create_app(service: Demo) -> Flask:
-    """The demo service as a WSGI application, without its gate."""
+def create_app(runner: Runner) -> Flask:
+    """The demo service as a WSGI application, over `runner`'s pool, without its gate."""
+    service = Demo(runner)
+    runner.on_open(service.prepare)
     app = Flask("pooldrain_demo", static_folder=None)
     app.url_map.merge_slashes = False  # a path is what was asked for
     for path, name, methods in demo.ROUTES:

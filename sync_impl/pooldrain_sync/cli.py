@@ -1,37 +1,51 @@
-"""The `pooldrain-sync` command."""
+"""The `pooldrain-sync` command.
+
+Imports little until the signals are taken over: a Ctrl+C during the start ends it in order, too.
+"""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from pooldrain.runtime.exit import run_cli
-from pooldrain.runtime.listener import bind_socket
-from pooldrain.runtime.report import write_report
-from pooldrain.runtime.settings import load_settings
-from pooldrain.runtime.startup import Ground, prepare
-from pooldrain.transcript import Listening
-from pooldrain_sync.service import build
+if TYPE_CHECKING:
+    from pooldrain.runtime.signals import SignalWatch
+    from pooldrain.runtime.startup import Ground
 
 
 def main() -> NoReturn:
     """Run the command and leave the process with its exit code."""
-    run_cli("pooldrain-sync", _run)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # dies silently until the next lines have run
+    from pooldrain.runtime.signals import SignalWatch
+
+    watch = SignalWatch()
+    watch.install()
+    from pooldrain.runtime.exit import run_cli
+
+    run_cli("pooldrain-sync", lambda: _run(watch))
 
 
-def _run() -> int:
-    ground = prepare(load_settings("sync", sys.argv[1:], os.environ))
+def _run(watch: SignalWatch) -> int:
+    from pooldrain.runtime.settings import load_settings
+    from pooldrain.runtime.startup import prepare
+
+    ground = prepare(load_settings("sync", sys.argv[1:], os.environ), watch)
     return _gunicorn(ground) if ground.settings.server == "gunicorn" else _waitress(ground)
 
 
 def _waitress(ground: Ground) -> int:
+    from pooldrain.runtime.listener import bind_socket
+    from pooldrain.runtime.report import write_report
+    from pooldrain.transcript import Listening
     from pooldrain_sync.servers.waitress import WaitressServer
+    from pooldrain_sync.service import build
 
     settings = ground.settings
     listener = bind_socket(settings.host, settings.port)
     service = build(settings, ground.url)
-    service.open()
+    service.runner.open()
     server = WaitressServer(service.app, service.runner, listener, settings.threads)
     port = listener.getsockname()[1]
     report = server.serve(ground.watch, Listening(settings.host, port, settings.server, os.getpid()))

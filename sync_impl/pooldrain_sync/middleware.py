@@ -66,7 +66,17 @@ class _Exchange:
     ends the request.
     """
 
-    __slots__ = ("_environ", "_length", "_request", "_runner", "_start_response", "body", "replacement")
+    __slots__ = (
+        "_chunks",
+        "_complete",
+        "_environ",
+        "_left",
+        "_request",
+        "_runner",
+        "_start_response",
+        "body",
+        "replacement",
+    )
 
     def __init__(
         self,
@@ -79,7 +89,9 @@ class _Exchange:
         self._environ = environ
         self._start_response = start_response
         self._request = request
-        self._length = -1  # bytes of the body, negative if nobody said
+        self._left = -1  # bytes of the body still to come, negative if nobody said how many
+        self._complete = False
+        self._chunks: Iterator[bytes] = iter(())
         self.body: Iterable[bytes] = ()
         self.replacement: Answer | None = None
 
@@ -92,18 +104,28 @@ class _Exchange:
                 self.replacement = CUT
                 request.status = CUT.status
                 status, headers = CUT.status_line, CUT.headers
-        self._length = next((int(value) for name, value in headers if name.lower() == "content-length"), -1)
+        for name, value in headers:
+            if name.lower() == "content-length":
+                self._left = int(value)
+                break
         if not self._runner.gate.accepting:
             close_connection(self._environ)
         return self._start_response(status, headers, exc_info) if exc_info else self._start_response(status, headers)
 
     def __iter__(self) -> Iterator[bytes]:
-        left = self._length
-        for chunk in self.body:
-            left -= len(chunk)
-            if left == 0 and len(chunk) <= ONE_WRITE and self._request is not None:
-                self._request.answered = True  # before the client can know it and ask who is being served
-            yield chunk
+        self._chunks = iter(self.body)
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            chunk = next(self._chunks)
+        except StopIteration:
+            self._complete = True
+            raise
+        self._left -= len(chunk)
+        if self._left == 0 and len(chunk) <= ONE_WRITE and self._request is not None:
+            self._request.answered = True  # before the client can know it and ask who is being served
+        return chunk
 
     def close(self) -> None:
         """The server is done with the response."""
@@ -112,6 +134,7 @@ class _Exchange:
         finally:
             CURRENT_REQUEST.set(None)  # not by its token: a server may close in another context than it called in
             if self._request is not None and not self._request.ended:
+                self._request.broken = not self._complete
                 self._runner.finish(self._request)
 
 

@@ -12,7 +12,8 @@ from typing import Protocol
 
 from pooldrain.errors import describe_error
 from pooldrain.gate import InFlightRequest, Reservation
-from pooldrain.policy import ShutdownPolicy
+from pooldrain.policy import LeakPolicy, PoolPolicy, ShutdownPolicy
+from pooldrain.runtime.database_url import DatabaseUrl
 from pooldrain.service import Service
 from pooldrain.shutdown import (
     Announce,
@@ -25,6 +26,7 @@ from pooldrain.shutdown import (
     Failed,
     Phase,
     Reclaim,
+    Reclaimed,
     ShutdownReport,
     Stop,
     Tally,
@@ -55,21 +57,37 @@ class Runner(Service):
         lock: threading.RLock,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(pool, policy, lock=lock, clock=clock)
-        self.pool = pool
+        self.pools = [pool]
+        super().__init__(self.pools, policy, lock=lock, clock=clock)
+        self.pool = pool  # the main one
+        self._pools_lock = lock
+        self._hooks: list[Callable[[], None]] = []
         self._condition = threading.Condition(lock)
 
     def changed(self) -> None:
         """Wake the step that waits."""
         self._condition.notify_all()
 
-    def open(self, prepare: Callable[[], None] | None = None) -> None:
-        """Open the pool, `prepare` the application; then the service is ready. Raises StartupError."""
+    def add_pool(self, url: DatabaseUrl, pool: PoolPolicy, leaks: LeakPolicy) -> PoolManager:
+        """Another engine, with a pool that opens and stops with the main one. Before `open`."""
+        added = PoolManager(
+            url, pool, leaks, self.events, service=self.pool.service, lock=self._pools_lock, clock=self.clock
+        )
+        self.pools.append(added)
+        return added
+
+    def on_open(self, hook: Callable[[], None]) -> None:
+        """Have `hook` called when the pools are open, before the service is ready."""
+        self._hooks.append(hook)
+
+    def open(self) -> None:
+        """Open the pools, prepare the application; then the service is ready. Raises StartupError."""
         self.enter(Phase.STARTING)
-        self.pool.open()
-        if prepare is not None:
-            prepare()
-        if self.pool.ledger.policy.leak_age is not None:
+        for pool in self.pools:
+            pool.open()
+        for hook in self._hooks:
+            hook()
+        if any(pool.ledger.policy.leak_age is not None for pool in self.pools):
             threading.Thread(target=self._watch_overdue, name="pooldrain-overdue", daemon=True).start()
         self.enter(Phase.READY)
 
@@ -100,7 +118,7 @@ class Runner(Service):
                     return report
         finally:
             if self.phase is not Phase.CLOSED:  # the runner itself broke: the pool is closed all the same
-                self.pool.dispose(self.clock() + self.policy.dispose_timeout)
+                self._dispose(self.clock() + self.policy.dispose_timeout)
 
     def _perform_safely(self, step: AnyStep, server: Server) -> Done | Tally:
         """Perform a step; one that raises is told, and the sequence goes on."""
@@ -120,10 +138,9 @@ class Runner(Service):
             case Cancel():
                 return self._cancel(step)
             case Reclaim():
-                return self.pool.reclaim(step.deadline)
+                return self._reclaim(step.deadline)
             case Dispose():
-                started, closed = self.clock(), self.pool.tracker.closed
-                return self.disposed(self.pool.dispose(step.deadline), started, closed)
+                return self._dispose(step.deadline)
             case Stop():
                 server.stop(step)
                 return Done(self.clock())
@@ -140,9 +157,21 @@ class Runner(Service):
         if not step.needed:
             return Done(self.clock())
         requests: list[InFlightRequest] = self.cancel_all()
-        self.pool.cancel(requests, step.deadline - self.clock())
+        for pool in self.pools:
+            pool.cancel(requests, step.deadline - self.clock())
         self._wait(lambda: self.gate.idle, step.deadline)
         return self.give_up()
+
+    def _reclaim(self, deadline: float) -> Reclaimed:
+        reclaimed = Reclaimed(self.clock())
+        for pool in self.pools:
+            reclaimed += pool.reclaim(deadline)
+        return reclaimed
+
+    def _dispose(self, deadline: float) -> Done:
+        started, closed = self.clock(), self.connections_closed
+        done = [pool.dispose(deadline) for pool in self.pools]
+        return self.disposed(Done(done[-1].now, timed_out=any(each.timed_out for each in done)), started, closed)
 
     def _wait(self, happened: Callable[[], bool], deadline: float) -> None:
         """Wait until it happened or the deadline (monotonic seconds) passes."""
@@ -152,4 +181,4 @@ class Runner(Service):
     def _watch_overdue(self) -> None:
         """Report checkouts that become overdue; sleeps exactly until the next one can."""
         while self.phase is not Phase.CLOSED:
-            time.sleep(self.pool.report_overdue())
+            time.sleep(min(pool.report_overdue() for pool in self.pools))

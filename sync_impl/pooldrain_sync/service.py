@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pooldrain.runtime.application import load_factory
 from pooldrain.runtime.database_url import DatabaseUrl
 from pooldrain.runtime.events import EventLog
 from pooldrain.runtime.settings import Settings
-from pooldrain_sync.app import Demo, create_app
+from pooldrain_sync.app import create_app
 from pooldrain_sync.middleware import GateMiddleware
 from pooldrain_sync.pool import PoolManager
 from pooldrain_sync.runner import Runner
@@ -25,18 +27,16 @@ class BuiltService:
 
     runner: Runner
     app: WSGIApplication  # behind its gate
-    demo: Demo
-
-    def open(self) -> None:
-        """Open the pool and make the demo's table. Raises StartupError."""
-        self.runner.open(self.demo.prepare)
 
 
 def build(settings: Settings, url: DatabaseUrl) -> BuiltService:
-    """The demo service. Opens nothing yet: a forked worker must not inherit connections."""
+    """The user's application, or the demo. Opens nothing yet: a forked worker must not inherit connections.
+
+    Raises ConfigurationError if the application cannot be loaded.
+    """
+    factory: Callable[[Runner], WSGIApplication] = load_factory(settings.app) or create_app
     lock = threading.RLock()
     events = EventLog(settings.transcript, time.monotonic)
     pool = PoolManager(url, settings.pool, settings.leaks, events, service=settings.service, lock=lock)
     runner = Runner(pool, settings.shutdown, lock=lock)
-    demo = Demo(runner)
-    return BuiltService(runner, GateMiddleware(create_app(demo), runner), demo)
+    return BuiltService(runner, GateMiddleware(factory(runner), runner))

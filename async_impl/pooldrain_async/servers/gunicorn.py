@@ -10,12 +10,11 @@ from typing import Any
 
 from gunicorn.workers.base import Worker
 
-from pooldrain.errors import StartupError
-from pooldrain.runtime.exit import complain, fast_exit
+from pooldrain.runtime.exit import fast_exit, told_in_one_line
 from pooldrain.runtime.master import MasterApplication, worker_report
 from pooldrain.runtime.report import write_report
 from pooldrain.runtime.signals import SignalWatch
-from pooldrain.shutdown import ExitCode, ShutdownReport
+from pooldrain.shutdown import ShutdownReport
 from pooldrain.transcript import Listening
 from pooldrain_async.servers.uvicorn import UvicornServer
 from pooldrain_async.service import build
@@ -43,12 +42,9 @@ class DrainWorker(Worker):
 
     def run(self) -> None:
         """Serve until a signal has led to the end, then leave the process."""
-        try:
+        with told_in_one_line(self.app.settings.service):
             # Not asyncio.run: it would wait for tasks that swallow their cancellation.
             report = asyncio.new_event_loop().run_until_complete(self._serve())
-        except StartupError as error:
-            complain(self.app.settings.service, str(error))
-            fast_exit(ExitCode.NOT_STARTED)
         path = self.app.settings.report
         if path is not None:
             write_report(worker_report(path, os.getpid()), report.as_dict())
@@ -58,7 +54,7 @@ class DrainWorker(Worker):
         settings = self.app.settings
         service = build(settings, self.app.url)
         heartbeat = asyncio.create_task(self._heartbeat(), name="pooldrain-heartbeat")
-        await service.open()
+        await service.runner.open()
         listener: socket.socket = getattr(self.sockets[0], "sock")  # noqa: B009 - gunicorn's wrapper, typed as a socket
         server = UvicornServer(service.app, service.runner, listener, owns_listener=lambda: self.app.owns_listener)
         self.app.worker_ready()

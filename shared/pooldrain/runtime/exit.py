@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, NoReturn
 
 from pooldrain.errors import ConfigurationError, StartupError
@@ -42,28 +42,34 @@ def fast_exit(code: int) -> NoReturn:
 
 def run_cli(name: str, main: Callable[[], int]) -> NoReturn:
     """Run a command's `main` and leave with the code it returns; an expected error is one line, not a traceback."""
+    with told_in_one_line(name):
+        fast_exit(main())
+    raise AssertionError("unreachable: told_in_one_line leaves the process")
+
+
+@contextlib.contextmanager
+def told_in_one_line(name: str) -> Generator[None, None, None]:
+    """Let an error of this block end the process, told in one line if it is an expected one."""
     try:
-        code = main()
+        yield
     except ConfigurationError as error:
-        complain(name, str(error))
-        code = EXIT_CONFIGURATION
+        _complain(name, str(error))
+        fast_exit(EXIT_CONFIGURATION)
     except StartupError as error:
-        complain(name, str(error))
-        code = EXIT_STARTUP
+        _complain(name, str(error))
+        fast_exit(EXIT_STARTUP)
     except KeyboardInterrupt:  # before the service's own handlers stand
-        code = EXIT_INTERRUPTED
+        fast_exit(EXIT_INTERRUPTED)
     except SystemExit as stop:  # --help, --version
-        code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else EXIT_STARTUP
         if isinstance(stop.code, str):
-            complain(name, stop.code)
+            _complain(name, stop.code)
+        fast_exit(stop.code if isinstance(stop.code, int) else 0 if stop.code is None else EXIT_STARTUP)
     except Exception:
         log.exception("%s: unexpected error", name)
-        code = EXIT_STARTUP
-    fast_exit(code)
+        fast_exit(EXIT_STARTUP)
 
 
-def complain(name: str, message: str) -> None:
-    """One line on stderr, or in the JSON log."""
+def _complain(name: str, message: str) -> None:
     line = " ".join(message.split())  # one line, whatever a library put into its error
     if logs_json():
         log.error("%s", line, extra={"event": {"event": "error"}})

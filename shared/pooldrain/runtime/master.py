@@ -33,6 +33,7 @@ from pooldrain.runtime.listener import BACKLOG, KEEP_ALIVE, bind_socket, cannot_
 from pooldrain.runtime.logging import adopt_third_party
 from pooldrain.runtime.report import write_report
 from pooldrain.runtime.settings import Settings
+from pooldrain.runtime.signals import SHUTDOWN_SIGNALS
 from pooldrain.runtime.startup import Ground
 from pooldrain.shutdown import ExitCode, worst_exit_code
 from pooldrain.status import REFUSED
@@ -44,8 +45,6 @@ RESPAWN_DELAY = 1.0
 
 # Seconds without a sign of life from a worker's main loop before the master replaces it.
 HEARTBEAT_TIMEOUT = 60
-
-_HURRY = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
 class MasterApplication(BaseApplication):
@@ -90,8 +89,10 @@ class MasterApplication(BaseApplication):
         raise NotImplementedError
 
     def worker_ready(self) -> None:
-        """Called by a worker that accepts requests."""
-        self._shared[0] = 1
+        """Called by a worker that accepts requests: the master may start the others."""
+        if not self.ever_ready:
+            self._shared[0] = 1
+            os.kill(os.getppid(), signal.SIGCHLD)  # wakes its loop
 
     @property
     def ever_ready(self) -> bool:
@@ -150,10 +151,14 @@ class Master(Arbiter):
         self.SIG_QUEUE.put_nowait(signal.SIGQUIT)
         self.handle_term()
 
+    def wait_for_signals(self, timeout: float = 1.0) -> Iterator[int]:  # type: ignore[override]  # looped over only
+        """The signals in the queue, one by one: one that comes behind the first stays there for `stop`."""
+        return (number for number in self._signals_within(timeout) if number != self.WAKEUP_REQUEST)
+
     def halt(self, reason: str | None = None, exit_status: int = 0) -> None:
         """Stop, tell, and leave with the worst exit code."""
         self.stop()
-        if reason is not None:
+        if reason:
             logger.error("%s", reason)
         code = worst_exit_code([exit_status, *self._exit_codes])
         report = self.app.settings.report
@@ -170,7 +175,7 @@ class Master(Arbiter):
         received = 1
         while self.WORKERS and (left := deadline - time.monotonic()) > 0:
             for number in self._signals_within(left):
-                if number not in _HURRY:
+                if number not in SHUTDOWN_SIGNALS:
                     continue
                 received += 1
                 logger.info("%s received: hurrying %d workers", signal.Signals(number).name, len(self.WORKERS))
@@ -220,7 +225,7 @@ class Master(Arbiter):
             self._exit_codes.append(code if code >= 0 else 128 - code)
         elif code in (ExitCode.NOT_STARTED, ExitCode.BAD_CONFIGURATION):
             if not self.app.ever_ready:
-                raise HaltServer("no worker could start", code)
+                raise HaltServer("", code)  # the worker has said why
             self._respawn_at = time.monotonic() + RESPAWN_DELAY
         elif code < 0:
             logger.error("worker %d was killed by %s and is replaced", pid, signal.Signals(-code).name)
@@ -228,13 +233,27 @@ class Master(Arbiter):
             logger.info("worker %d ended with exit code %d and is replaced", pid, code)
 
     def manage_workers(self) -> None:
-        """Replace missing workers; not at once, if the last ones could not start."""
-        if time.monotonic() >= self._respawn_at:
+        """Replace missing workers; not at once, if the last ones could not start.
+
+        The first worker goes ahead: what keeps it from starting would keep all of them, and is told once.
+        """
+        if time.monotonic() < self._respawn_at:
+            return
+        if self.app.ever_ready:
             super().manage_workers()
+        elif not self.WORKERS:
+            self.spawn_worker()
 
     def spawn_worker(self) -> int:
-        """Fork a worker, and remember it for the report."""
-        pid: int = super().spawn_worker()
+        """Fork a worker, and remember it for the report.
+
+        Signals are blocked across the fork: the child has our handlers at first, which would swallow them.
+        """
+        signal.pthread_sigmask(signal.SIG_BLOCK, SHUTDOWN_SIGNALS)
+        try:
+            pid: int = super().spawn_worker()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SHUTDOWN_SIGNALS)
         self._workers_seen.append(pid)
         return pid
 

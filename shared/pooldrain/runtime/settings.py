@@ -44,6 +44,7 @@ class Settings:
     server: Server
     host: str  # without the brackets of an IPv6 address
     port: int  # 0: the kernel picks one
+    app: str | None  # MODULE:FACTORY; None: the demo
     workers: int
     threads: int  # 1 for the async backend
     database_url: DatabaseUrl | None  # None: the embedded PostgreSQL
@@ -112,6 +113,13 @@ class _OneOf:
         return word
 
 
+def _factory(text: str) -> str:
+    name = text.strip()
+    if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name):
+        raise ValueError("must be MODULE:FACTORY, as in shop.web:create_app")
+    return name
+
+
 _sync_server = _OneOf(("gunicorn", "waitress"))
 _log_format = _OneOf(get_args(LogFormat))
 _log_level = _OneOf(get_args(LogLevel))
@@ -172,6 +180,7 @@ def _output_file(text: str) -> Path:
 _METAVARS: dict[Callable[[str], Any], str] = {
     **{choice: "|".join(choice.choices) for choice in (_sync_server, _log_format, _log_level)},
     _address: "HOST:PORT",
+    _factory: "MODULE:FACTORY",
     _whole: "N",
     _positive: "N",
     _seconds: "SECONDS",
@@ -238,6 +247,12 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
             "address to serve on; an IPv6 address in brackets; with port 0 the system picks one and the log tells",
             ("127.0.0.1", 8000),
             "127.0.0.1:8000",
+        ),
+        Option(
+            "app",
+            _factory,
+            "your application, MODULE:FACTORY; the factory is called with the runner and returns the application",
+            shown_default="the demo",
         ),
         Option("workers", _positive, "processes to serve from, each with a pool of its own", 1),
         Option("threads", _positive, "requests served at once by one worker", 40, backends=("sync",)),
@@ -316,6 +331,7 @@ def load_settings(backend: Backend, argv: Sequence[str], environ: Mapping[str, s
         server=server,
         host=host,
         port=port,
+        app=values["app"],
         workers=values["workers"],
         threads=values.get("threads", 1),
         database_url=values["database_url"],

@@ -15,6 +15,9 @@ import signal
 from collections.abc import Callable
 from types import FrameType
 
+# What asks for a shutdown, of a process or of a worker.
+SHUTDOWN_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+
 
 class SignalWatch:
     """Remembers signals until somebody listens: one that comes during the start is not lost."""
@@ -29,6 +32,7 @@ class SignalWatch:
         for number in (signal.SIGINT, signal.SIGTERM, *((signal.SIGQUIT,) if self._managed else ())):
             signal.signal(number, self.handle)
             signal.siginterrupt(number, False)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SHUTDOWN_SIGNALS)  # a master forks with them blocked
 
     def listen(self, wake: Callable[[str], None]) -> None:
         """Call `wake` with each signal's name, in the handler; at once for those that came before."""

@@ -1,4 +1,4 @@
-"""What both backends do before they serve: signals, log, database."""
+"""What both backends do before they serve: log and database, with the signals already taken over."""
 
 from __future__ import annotations
 
@@ -20,13 +20,12 @@ class Ground:
     watch: SignalWatch
 
 
-def prepare(settings: Settings) -> Ground:
-    """Take over the signals, set up the log, start the embedded database if no other is named.
+def prepare(settings: Settings, watch: SignalWatch) -> Ground:
+    """Set up the log, start the embedded database if no other is named.
 
-    The embedded database is stopped by the process's exit. Raises ConfigurationError or StartupError.
+    The embedded database is stopped by the process's exit, which `watch` keeps in order. Raises
+    ConfigurationError or StartupError.
     """
-    watch = SignalWatch()
-    watch.install()  # before the database: a signal that killed us now would leave it running
     configure_logging(settings.log_format, settings.log_level)
     url = settings.database_url or DatabaseUrl.parse(EmbeddedDatabase().start())
     return Ground(settings, url, watch)

@@ -22,9 +22,8 @@ from typing import TYPE_CHECKING, Any
 from gunicorn.http.wsgi import Response
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
-from pooldrain.errors import StartupError
 from pooldrain.gate import CURRENT_RESERVATION, Reservation
-from pooldrain.runtime.exit import complain, fast_exit
+from pooldrain.runtime.exit import fast_exit, told_in_one_line
 from pooldrain.runtime.listener import LINGER_LIMIT, STOP_LIMIT, drop_new_connections
 from pooldrain.runtime.master import MasterApplication, worker_report
 from pooldrain.runtime.report import write_report
@@ -93,12 +92,9 @@ class DrainWorker(ThreadWorker):
 
     def load_wsgi(self) -> None:
         """Build and open the service, in this process. A failure ends the worker with one line."""
-        self._service = build(self.app.settings, self.app.url)
-        try:
-            self._service.open()
-        except StartupError as error:
-            complain(self.app.settings.service, str(error))
-            fast_exit(ExitCode.NOT_STARTED)
+        with told_in_one_line(self.app.settings.service):
+            self._service = build(self.app.settings, self.app.url)
+            self._service.runner.open()
         self.wsgi: Any = _with_close_hook(self._service.app)
 
     def run(self) -> None:

@@ -46,11 +46,29 @@ logging.getLogger("waitress.queue").setLevel(logging.ERROR)
 class DrainTask(WSGITask):
     """A request, with a way for the gate to have the connection closed after it."""
 
+    _building_header = False
+
+    def build_response_header(self) -> bytes:
+        """The response's head."""
+        self._building_header = True
+        try:
+            return super().build_response_header()
+        finally:
+            self._building_header = False
+
+    def set_close_on_finish(self) -> None:
+        """Close after this response; not only because it has no length, as the other servers do not either."""
+        headers: dict[str, str] = getattr(self.request, "headers")  # noqa: B009 - typed as an error; it is a request
+        wanted = headers.get("CONNECTION", "").lower() == "close"
+        if wanted or self.version != "1.1" or not self._building_header:
+            super().set_close_on_finish()
+
     def get_environment(self) -> dict[str, Any]:
         """The WSGI environment."""
         environ: dict[str, Any] = super().get_environment()
         environ[CLOSE_CONNECTION] = self.set_close_on_finish
-        environ["PATH_INFO"] = getattr(self.request, "path")  # noqa: B009 - typed as an error; waitress strips double slashes, the other servers do not
+        # waitress strips leading double slashes, the other servers do not
+        environ["PATH_INFO"] = getattr(self.request, "path")  # noqa: B009 - typed as an error; it is a request
         return environ
 
 
