@@ -1,0 +1,1 @@
+"""Benchmarks: each answers one question, runs alone, prints a table and writes what it measured as JSON."""

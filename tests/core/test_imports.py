@@ -1,0 +1,180 @@
+"""The architecture, held: who may import whom, and that what decides neither waits nor reads a clock."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import pooldrain
+
+CORE = Path(pooldrain.__file__).parent
+ROOT = CORE.parents[1]
+PACKAGES = {
+    "pooldrain": CORE,
+    "pooldrain_sync": ROOT / "sync_impl" / "pooldrain_sync",
+    "pooldrain_async": ROOT / "async_impl" / "pooldrain_async",
+    "pooldrain_compare": ROOT / "compare" / "pooldrain_compare",
+}
+
+# Each module of the core may import those before it. `runtime` is a package, and free within itself.
+ORDER = [
+    "errors",
+    "policy",
+    "stacks",
+    "gate",
+    "ledger",
+    "shutdown",
+    "status",
+    "demo",
+    "transcript",
+    "normal_form",
+    "pool",
+    "service",
+    "runtime",
+]
+# What decides: everything but the pool and the edges. From the standard library it may have what only computes.
+DECIDING = [name for name in ORDER if name not in ("pool", "runtime")]
+HARMLESS = {
+    "__future__",
+    "collections.abc",
+    "contextlib",
+    "contextvars",
+    "dataclasses",
+    "enum",
+    "http",
+    "importlib.metadata",
+    "itertools",
+    "json",
+    "math",
+    "re",
+    "types",
+    "typing",
+}
+CLOCKS = {"time", "monotonic", "perf_counter", "process_time", "now", "utcnow", "today", "sleep"}
+
+
+class Imports(ast.NodeVisitor):
+    """The modules that a file imports, wherever in it, but for those that only type checkers import."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    def visit_If(self, node: ast.If) -> None:  # the name is ast's
+        if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            for other in node.orelse:
+                self.visit(other)
+        else:
+            self.generic_visit(node)
+
+    def visit_Import(self, node: ast.Import) -> None:
+        self.names.update(alias.name for alias in node.names)
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        assert not node.level, "imports are absolute here"
+        assert node.module
+        # `from pooldrain import gate` and `from pooldrain.gate import RequestGate` both say pooldrain.gate.
+        inside = [f"{node.module}.{alias.name}" for alias in node.names]
+        modules = [name for name in inside if is_module(name)]
+        self.names.update(modules or [node.module])
+
+
+def is_module(name: str) -> bool:
+    package, *parts = name.split(".")
+    path = PACKAGES.get(package, Path()).joinpath(*parts)
+    return package in PACKAGES and (path.with_suffix(".py").is_file() or (path / "__init__.py").is_file())
+
+
+@cache
+def imports(file: Path) -> frozenset[str]:
+    visitor = Imports()
+    visitor.visit(ast.parse(file.read_text(encoding="utf-8")))
+    return frozenset(visitor.names)
+
+
+def files(package: str) -> Iterator[Path]:
+    found = sorted(PACKAGES[package].rglob("*.py"))
+    assert found
+    return iter(found)
+
+
+def imported_packages(package: str) -> set[str]:
+    return {name.split(".")[0] for file in files(package) for name in imports(file)} & set(PACKAGES)
+
+
+# -- between the packages
+
+
+@pytest.mark.parametrize(
+    ("package", "allowed"),
+    [
+        ("pooldrain", {"pooldrain"}),
+        ("pooldrain_sync", {"pooldrain", "pooldrain_sync"}),
+        ("pooldrain_async", {"pooldrain", "pooldrain_async"}),
+    ],
+)
+def test_the_core_knows_neither_shell_and_the_shells_do_not_know_each_other(package: str, allowed: set[str]) -> None:
+    assert imported_packages(package) <= allowed
+
+
+# -- inside the core
+
+
+def test_every_module_of_the_core_has_its_place() -> None:
+    modules = {path.stem for path in CORE.glob("*.py")} - {"__init__"}
+    packages = {path.parent.name for path in CORE.glob("*/__init__.py")}
+    assert modules | packages == set(ORDER)
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_imports_inside_the_core_go_one_way(name: str) -> None:
+    allowed = {f"pooldrain.{other}" for other in ORDER[: ORDER.index(name)]}
+    module = CORE / f"{name}.py"
+    for file in [module] if module.is_file() else sorted((CORE / name).rglob("*.py")):
+        ours = {".".join(found.split(".")[:2]) for found in imports(file) if found.split(".")[0] == "pooldrain"}
+        allowed_here = allowed | ({"pooldrain", f"pooldrain.{name}"} if name == "runtime" else set())
+        assert ours <= allowed_here, file.name
+
+
+def test_importing_the_package_brings_in_errors_and_policies_only() -> None:
+    ours = {found for found in imports(CORE / "__init__.py") if found.startswith("pooldrain")}
+    assert ours == {"pooldrain.errors", "pooldrain.policy"}
+
+
+@pytest.mark.parametrize("name", ["__init__", *DECIDING])
+def test_what_decides_imports_nothing_that_waits_talks_or_reads_a_clock(name: str) -> None:
+    foreign = {found for found in imports(CORE / f"{name}.py") if found.split(".")[0] != "pooldrain"}
+    assert foreign <= HARMLESS
+
+
+@pytest.mark.parametrize("name", DECIDING)
+def test_what_decides_calls_no_clock(name: str) -> None:
+    tree = ast.parse((CORE / f"{name}.py").read_text(encoding="utf-8"))
+    called = {
+        node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.Name)
+    }
+    assert not called & CLOCKS
+    if name != "service":  # which is handed the shell's clock
+        assert "clock" not in called
+
+
+# -- the test's own eyes
+
+
+def test_an_import_is_seen_wherever_it_hides() -> None:
+    visitor = Imports()
+    visitor.visit(
+        ast.parse(
+            "import a.b\n"
+            "from pooldrain import gate\n"
+            "from pooldrain.ledger import Leak\n"
+            "def f():\n    from c import d\n"
+            "if TYPE_CHECKING:\n    import hidden\nelse:\n    import seen\n"
+        )
+    )
+    assert visitor.names == {"a.b", "pooldrain.gate", "pooldrain.ledger", "c", "seen"}

@@ -1,0 +1,199 @@
+"""Services under test: real processes with their log, report and transcript, cleaned up whatever happens."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tests.harness.http import Address, Answer, Connection, ask
+from tests.harness.waiting import BOUND, eventually
+
+from pooldrain_compare.backends import GUNICORN, UVICORN, WAITRESS, Backend
+from pooldrain_compare.processes import Ended, ServerProcess, ServerProcessError
+
+_TWO_WORKERS = ("--workers", "2")
+GUNICORN_2 = replace(GUNICORN, name="gunicorn-2-workers", options=(*GUNICORN.options, *_TWO_WORKERS))
+UVICORN_2 = replace(UVICORN, name="uvicorn-2-workers", options=_TWO_WORKERS)
+
+SERVERS = (GUNICORN, WAITRESS, UVICORN)
+EVERY_WAY = (*SERVERS, GUNICORN_2, UVICORN_2)
+
+Record = dict[str, Any]
+
+
+def workers(backend: Backend) -> int:
+    """How many processes serve."""
+    return 2 if "--workers" in backend.options else 1
+
+
+@dataclass(slots=True)
+class Service:
+    """One running (or ended) service."""
+
+    backend: Backend
+    process: ServerProcess
+    directory: Path
+    _stack: contextlib.ExitStack
+
+    # -- what is asked of it
+
+    @property
+    def address(self) -> Address:
+        """Where it listens."""
+        return self.process.address
+
+    def connect(self) -> Connection:
+        """A connection, closed when the test is over."""
+        return self._stack.enter_context(Connection(self.address))
+
+    def ask(self, method: str, target: str, body: bytes = b"", headers: Iterable[tuple[str, str]] = ()) -> Answer:
+        """One request on a connection of its own."""
+        return ask(self.address, method, target, body, headers)
+
+    def get(self, target: str, headers: Iterable[tuple[str, str]] = ()) -> Answer:
+        """`GET` on a connection of its own."""
+        return self.ask("GET", target, headers=headers)
+
+    def send_signal(self, number: int = signal.SIGTERM) -> float:
+        """Signal the process (a master alone); the instant."""
+        return self.process.signal(number)
+
+    def send_group_signal(self, number: int = signal.SIGINT) -> None:
+        """Signal every process of it, as a terminal does on Ctrl+C."""
+        os.killpg(self.process.pid, number)
+
+    def ended(self, within: float = BOUND) -> Ended:
+        """Wait for its end."""
+        ended = self.process.wait(within)
+        assert not ended.stragglers, f"{self.backend.name} left a process of its group behind"
+        return ended
+
+    # -- what it says
+
+    @property
+    def log(self) -> list[Record]:
+        """The log so far; every line is a JSON object, or the test fails."""
+        return [json.loads(line) for line in self.process.log_lines()]
+
+    def events(self, name: str) -> list[Record]:
+        """The records of one event."""
+        return [record for record in self.log if record["event"] == name]
+
+    def await_event(self, name: str, number: int = 1) -> list[Record]:
+        """Wait for an event's line in the log: the `number`th; all so far."""
+
+        def enough() -> list[Record]:
+            found = self.events(name)
+            return found if len(found) >= number else []
+
+        return eventually(enough, f"event {name} in the log of {self.backend.name}:\n{self.process.log_tail()}")
+
+    def await_drain(self) -> None:
+        """Wait until every worker refuses new requests."""
+        self.await_event("drain_started", workers(self.backend))
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes that serve."""
+        return [record["pid"] for record in self.events("listening")]
+
+    @property
+    def report(self) -> Record:
+        """The report as it was written."""
+        report: Record = json.loads((self.directory / f"{self.backend.name}.report.json").read_text("utf-8"))
+        return report
+
+    @property
+    def reports(self) -> list[Record]:
+        """One report for each worker."""
+        report = self.report
+        found: list[Record] = report.get("workers", [report])
+        return found
+
+    @property
+    def refused(self) -> int:
+        """Requests refused, by the report; of several workers together with their master."""
+        by_master: int = self.report.get("refused_by_master", 0)
+        by_workers: list[int] = [report["requests"]["refused"] for report in self.reports]
+        return by_master + sum(by_workers)
+
+    @property
+    def transcript(self) -> list[Record]:
+        """The transcript so far."""
+        path = self.directory / f"{self.backend.name}.transcript.jsonl"
+        return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+    @property
+    def complaints(self) -> list[str]:
+        """Lines of the log that are warnings, errors or tracebacks."""
+        bad = ("warning", "error", "critical")
+        return [
+            r["traceback"] if "traceback" in r else r["message"]
+            for r in self.log
+            if r["level"] in bad or "traceback" in r
+        ]
+
+
+class Launcher:
+    """Starts services and makes sure that they end."""
+
+    def __init__(self, url: str, directory: Path) -> None:
+        self._url = url
+        self._directory = directory
+        self._stack = contextlib.ExitStack()
+        self._number = 0
+
+    def close(self) -> None:
+        """Kill what still runs, and close every connection."""
+        self._stack.close()
+
+    def start(self, backend: Backend, *options: str, url: str | None = None) -> Service:
+        """Start a service and wait until every worker of it listens."""
+        service = self.prepare(backend, *options, url=url)
+        self.enter(service)
+        return service
+
+    def start_all(
+        self, backends: Sequence[Backend], *options: str, url: Callable[[Backend], str] | None = None
+    ) -> list[Service]:
+        """Start several at the same time."""
+        services = [self.prepare(b, *options, url=None if url is None else url(b)) for b in backends]
+        with ThreadPoolExecutor(len(services)) as pool:
+            list(pool.map(self.enter, services))
+        return services
+
+    def begin(self, backend: Backend, *options: str, url: str | None = None) -> Service:
+        """Start a service and do not wait for it to listen: it may never come to that."""
+        service = self.prepare(backend, *options, url=url)
+        begun = threading.Thread(target=_begin, args=(service.process,), daemon=True)
+        begun.start()
+        self._stack.callback(begun.join)
+        self._stack.callback(service.process.kill)
+        eventually(lambda: service.process._popen is not None, "the process runs")
+        return service
+
+    def prepare(self, backend: Backend, *options: str, url: str | None = None) -> Service:
+        """A service that is not started yet."""
+        self._number += 1
+        directory = self._directory / f"{self._number}-{backend.name}"
+        directory.mkdir()
+        process = backend.process(url or self._url, directory, *options)
+        return Service(backend, process, directory, self._stack)
+
+    def enter(self, service: Service) -> None:
+        """Start a prepared service."""
+        self._stack.enter_context(service.process)
+        service.await_event("listening", workers(service.backend))
+
+
+def _begin(process: ServerProcess) -> None:
+    with contextlib.suppress(ServerProcessError):  # what the test is about
+        process.__enter__()
