@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request, Response
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pooldrain import demo, status
@@ -152,6 +153,8 @@ class _ProblemMiddleware:
 
         try:
             await self._app(scope, receive, sending)
+        except ClientDisconnect:
+            pass  # in the middle of its request: there is nobody to answer
         except Exception as error:
             if started or scope["type"] != "http":
                 raise

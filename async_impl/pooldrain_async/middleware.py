@@ -86,6 +86,8 @@ class _Responder:
             return _nothing()
         elif not message.get("more_body", False):
             self.complete = True
+            if self._request is not None:
+                self._request.answered = True  # before the client can know it and ask who is being served
         return self._send(message)
 
     async def send_cut(self) -> None:

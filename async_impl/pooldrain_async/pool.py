@@ -27,6 +27,7 @@ from pooldrain.pool import (
     PoolTracker,
     TrackedPool,
     checked_out_proxy,
+    dbapi_connection,
     driver_connection,
     silence_collected_warning,
 )
@@ -141,7 +142,7 @@ class PoolManager(TrackedPool):
             # Closing a libpq connection under another task's feet can crash: end its socket instead.
             if not shut_down_socket(driver):
                 return False
-            self.tracker.ended(checkout.key)
+            self.tracker.closed_one(dbapi_connection(checkout))
             return True
         proxy = checked_out_proxy(checkout)
         if proxy is None:
@@ -176,7 +177,7 @@ class PoolManager(TrackedPool):
         driver = getattr(connection, "_connection", None)
         if (pgconn := getattr(driver, "pgconn", None)) is not None:
             pgconn.finish()
-            self.tracker.ended(record)
+            self.tracker.closed_one(connection)
 
 
 def current_task() -> asyncio.Task[Any] | None:

@@ -9,7 +9,7 @@ a *new* connection; and the counts go negative. Here, once closed:
 4. the counts stay true.
 
 This module patches internals of SQLAlchemy 2.1's QueuePool (`_do_get`, `_return_conn`, `_do_return_conn`,
-`_queue_class`) and reads those of its records (`fairy_ref`).
+`_close_connection`, `_queue_class`) and reads those of its records (`fairy_ref`).
 """
 
 from __future__ import annotations
@@ -333,6 +333,11 @@ class ClosablePool(QueuePool):
         except QueueClosed as closed:
             raise self._pool_closed(waiting=closed.waited) from None
 
+    def _close_connection(self, connection: Any, *, terminate: bool = False) -> None:
+        QueuePool._close_connection(self, connection, terminate=terminate)
+        if (tracker := self._lifetime.tracker) is not None:
+            tracker.closed_one(connection)  # not by the event, which comes before a close that may hang
+
     def _return_conn(self, record: ConnectionPoolEntry) -> None:
         if (tracker := self._lifetime.tracker) is not None:
             tracker.checked_in(record)
@@ -410,7 +415,7 @@ class PoolTracker:
         self.ledger = ledger
         self.opened = 0
         self.closed = 0
-        self._open: set[object] = set()  # records whose connection is open; each closing counts once
+        self._open: set[int] = set()  # identities of the open connections: each closing counts once
         self._events = events
         self._lock = lock
         self._clock = clock
@@ -425,8 +430,6 @@ class PoolTracker:
         engine.pool.track(self)
         event.listen(engine.pool, "connect", self._connected)
         event.listen(engine.pool, "detach", self._detached)
-        event.listen(engine.pool, "close", self._closed)
-        event.listen(engine.pool, "close_detached", self._closed_detached)
         event.listen(engine, "before_cursor_execute", self._executing)
 
     def describe(self, checkout: Checkout, now: float) -> Holding:
@@ -440,31 +443,21 @@ class PoolTracker:
             if leak.checkout is not None:
                 self._events.emit(LeakFound(leak.rule.value, self.describe(leak.checkout, now)))
 
-    def _connected(self, dbapi_connection: Any, record: ConnectionPoolEntry) -> None:
+    def _connected(self, connection: Any, record: ConnectionPoolEntry) -> None:
         with self._lock:
             self.opened += 1
-            self._open.add(record)
+            self._open.add(id(connection))
             if self._events.detailed:
                 self._events.emit(ConnectionOpened())
 
-    def _closed(self, dbapi_connection: Any, record: ConnectionPoolEntry) -> None:
-        self.ended(record)
-
-    def _closed_detached(self, dbapi_connection: Any) -> None:
+    def closed_one(self, connection: Any) -> None:
+        """A connection is closed, or was ended from outside (its socket shut down); counts once."""
         with self._lock:
-            self._count_closed()
-
-    def ended(self, record: object) -> None:
-        """The connection of `record` is closed, or was ended from outside (its socket shut down)."""
-        with self._lock:
-            if record in self._open:
-                self._open.remove(record)
-                self._count_closed()
-
-    def _count_closed(self) -> None:
-        self.closed += 1
-        if self._events.detailed:
-            self._events.emit(ConnectionClosed())
+            if id(connection) in self._open:
+                self._open.remove(id(connection))
+                self.closed += 1
+                if self._events.detailed:
+                    self._events.emit(ConnectionClosed())
 
     def checked_out(self, proxy: _ConnectionFairy) -> None:
         """A connection has left the pool."""
@@ -509,7 +502,6 @@ class PoolTracker:
                 return  # the record has been checked out again meanwhile
             checkout = self.ledger.check_in(record)
             if checkout is None or proxy is not None:
-                self._open.discard(record)  # its new owner closes it: `_closed_detached` counts that
                 return
             self._collected(checkout)
         self._discard(record, connection)
@@ -604,6 +596,12 @@ def driver_connection(checkout: Checkout) -> Any:
     """The driver's connection of a checkout; None once it is closed."""
     record = checkout.key
     return record.driver_connection if isinstance(record, ConnectionPoolEntry) else None
+
+
+def dbapi_connection(checkout: Checkout) -> Any:
+    """SQLAlchemy's connection of a checkout; None once it is closed."""
+    record = checkout.key
+    return record.dbapi_connection if isinstance(record, ConnectionPoolEntry) else None
 
 
 def checked_out_proxy(checkout: Checkout) -> PoolProxiedConnection | None:

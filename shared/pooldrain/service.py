@@ -225,7 +225,7 @@ class Service:
                 finished=report.requests.finished,
                 refused=report.requests.refused,
                 cut=report.requests.cut,
-                leaked=len(report.outstanding),
+                leaked=len(report.outstanding) + report.leaks.get(LeakRule.COLLECTED, 0),
             )
         )
 

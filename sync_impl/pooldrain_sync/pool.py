@@ -17,7 +17,15 @@ from pooldrain.errors import StartupError
 from pooldrain.gate import InFlightRequest
 from pooldrain.ledger import Checkout, CheckoutLedger
 from pooldrain.policy import LeakPolicy, PoolPolicy
-from pooldrain.pool import ClosableQueuePool, EventSink, PoolTracker, TrackedPool, checked_out_proxy, driver_connection
+from pooldrain.pool import (
+    ClosableQueuePool,
+    EventSink,
+    PoolTracker,
+    TrackedPool,
+    checked_out_proxy,
+    dbapi_connection,
+    driver_connection,
+)
 from pooldrain.runtime.database import connect_options, is_busy, shut_down_socket, startup_problem
 from pooldrain.runtime.database_url import DatabaseUrl
 from pooldrain.shutdown import Done, Reclaimed
@@ -124,7 +132,7 @@ class PoolManager(TrackedPool):
             # Closing a libpq connection under another thread's feet can crash: end its socket instead.
             if not shut_down_socket(driver):
                 return False
-            self.tracker.ended(checkout.key)
+            self.tracker.closed_one(dbapi_connection(checkout))
             return True
         proxy = checked_out_proxy(checkout)
         if proxy is None:

@@ -191,6 +191,12 @@ def test_an_overdue_checkout_is_told_once(ledger: CheckoutLedger) -> None:
     assert ledger.counts[LeakRule.OVERDUE] == 1
 
 
+def test_an_overdue_checkout_may_come_back_and_is_no_leak_for_certain(ledger: CheckoutLedger) -> None:
+    check_out(ledger)
+    ledger.overdue(10.0)
+    assert not ledger.leaked
+
+
 def test_the_next_overdue_is_that_of_the_oldest_checkout_not_yet_told(ledger: CheckoutLedger) -> None:
     assert ledger.next_overdue() is None
     check_out(ledger, "young", now=5.0)

@@ -237,6 +237,15 @@ def test_a_leak_is_reported_and_punished_only_where_that_was_asked_for(
     assert report.outcome is (Outcome.LEAKED if code else Outcome.DRAINED)
 
 
+@pytest.mark.parametrize(("rule", "code"), [("overdue", 5), ("unreturned", 5), (None, 0)])
+def test_what_is_still_out_at_the_end_is_a_leak_if_any_rule_says_so_and_not_if_it_is_merely_busy(
+    rule: str | None, code: int
+) -> None:
+    reclaimed = Reclaimed(0, holdings=(replace(LEAK, rule=rule),), reclaimed=1)
+    report, _ = shut_down(each_takes(1.0, reclaim=reclaimed), replace(CLEAN, fail_on_leak=True))
+    assert report.exit_code == code
+
+
 def test_the_worst_of_several_misfortunes_makes_the_exit_code() -> None:
     leaked_and_cut = replace(CUT, leaked=True, fail_on_leak=True)
     assert shut_down(each_takes(1.0), leaked_and_cut)[0].exit_code == 3

@@ -26,7 +26,7 @@ import pooldrain_async.pool
 import pooldrain_sync.pool
 from pooldrain import LeakPolicy, PoolClosed, PoolPolicy
 from pooldrain.gate import CURRENT_REQUEST, InFlightRequest
-from pooldrain.pool import driver_connection
+from pooldrain.pool import dbapi_connection, driver_connection
 from pooldrain.runtime.database_url import DatabaseUrl
 from pooldrain.status import PoolStatus
 from pooldrain.transcript import Event
@@ -290,7 +290,7 @@ def test_a_connection_ended_from_outside_is_counted_once_and_its_successor_anew(
     with books(colour, url) as seen:
         connection = seen.connect()
         (checkout,) = seen.manager.outstanding()
-        seen.tracker.ended(checkout.key)
+        seen.tracker.closed_one(dbapi_connection(checkout))
         assert seen.counts() == (1, 1)
         connection.invalidate()
         connection.close()

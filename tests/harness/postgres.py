@@ -12,6 +12,7 @@ from typing import Any
 
 import psycopg
 from sqlalchemy.engine import make_url
+
 from tests.harness.waiting import eventually
 
 _serial = itertools.count(1)

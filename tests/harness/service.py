@@ -13,11 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tests.harness.http import Address, Answer, Connection, ask
-from tests.harness.waiting import BOUND, eventually
-
 from pooldrain_compare.backends import GUNICORN, UVICORN, WAITRESS, Backend
 from pooldrain_compare.processes import Ended, ServerProcess, ServerProcessError
+from tests.harness.http import Address, Answer, Connection, ask
+from tests.harness.waiting import BOUND, eventually
 
 _TWO_WORKERS = ("--workers", "2")
 GUNICORN_2 = replace(GUNICORN, name="gunicorn-2-workers", options=(*GUNICORN.options, *_TWO_WORKERS))

@@ -163,7 +163,7 @@ class Master(Arbiter):
         code = worst_exit_code([exit_status, *self._exit_codes])
         report = self.app.settings.report
         if report is not None:
-            _merge_reports(report, self._workers_seen, code, self._refused)
+            self._merge_reports(report, code)
         raise SystemExit(code)
 
     def stop(self, graceful: bool = True) -> None:
@@ -244,6 +244,19 @@ class Master(Arbiter):
         elif not self.WORKERS:
             self.spawn_worker()
 
+    def _merge_reports(self, path: Path, exit_code: int) -> None:
+        """The only worker's report as it is, those of several under `workers`; none, if none was left."""
+        reports = []
+        for pid in self._workers_seen:
+            left = worker_report(path, pid)
+            with contextlib.suppress(OSError, ValueError):  # a worker that was killed has left none
+                reports.append(json.loads(left.read_text(encoding="utf-8")))
+                left.unlink()
+        if len(reports) == 1 and self.app.settings.workers == 1:
+            write_report(path, reports[0])
+        elif reports:
+            write_report(path, {"exit_code": exit_code, "refused_by_master": self._refused, "workers": reports})
+
     def spawn_worker(self) -> int:
         """Fork a worker, and remember it for the report.
 
@@ -279,17 +292,3 @@ def run_master(ground: Ground, worker_class: type[Worker]) -> int:
 def worker_report(path: Path, pid: int) -> Path:
     """Where a worker leaves its report for the master."""
     return path.with_name(f"{path.name}.worker-{pid}")
-
-
-def _merge_reports(path: Path, pids: list[int], exit_code: int, refused: int) -> None:
-    """One worker's report as it is; those of several under `workers`."""
-    reports = []
-    for pid in pids:
-        left = worker_report(path, pid)
-        with contextlib.suppress(OSError, ValueError):  # a worker that was killed has left none
-            reports.append(json.loads(left.read_text(encoding="utf-8")))
-            left.unlink()
-    if len(reports) == 1:
-        write_report(path, reports[0])
-    else:
-        write_report(path, {"exit_code": exit_code, "refused_by_master": refused, "workers": reports})

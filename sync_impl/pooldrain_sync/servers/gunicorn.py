@@ -19,6 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from gunicorn.http.parser import Parser
 from gunicorn.http.wsgi import Response
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
@@ -41,6 +42,10 @@ if TYPE_CHECKING:
 # Threads that do nothing but refuse while draining.
 REFUSING_THREADS = 2
 
+# Bytes read at a time, and bytes of a head after which the parser shall say what it thinks of it.
+RECEIVE = 65536
+LONGEST_HEAD = 65536
+
 # Connections accepted in one go before others are looked after.
 ACCEPT_BATCH = 64
 
@@ -54,8 +59,9 @@ class DrainResponse(Response):
 
 
 class DrainConnection(TConn):
-    """A connection, with the promise made to its current request."""
+    """A connection, with what has come of its next request, and the promise made to its current one."""
 
+    head = b""  # bytes read in the main loop: a request is handed on once its head is complete
     reservation: Reservation | None = None
 
 
@@ -174,42 +180,53 @@ class DrainWorker(ThreadWorker):
             return True  # this one left before we came
         self.nr_conns += 1
         connection = DrainConnection(self.cfg, client, address, listener.getsockname())
-        if not self._begin_request(connection):
-            connection.set_timeout()
-            self.pending_conns.append(connection)
-            self.poller.register(client, selectors.EVENT_READ, partial(self.on_pending_socket_readable, connection))
+        self._receive(connection)
         return True
 
     def on_pending_socket_readable(self, conn: TConn, client: socket.socket) -> None:
-        """The first bytes of a new connection have come, or its end."""
+        """More bytes of a request have come, or the end of its connection."""
         self.poller.unregister(client)
         self.pending_conns.remove(conn)
-        self._begin_request(conn)
+        self._receive(conn)
 
     def on_client_socket_readable(self, conn: TConn, client: socket.socket) -> None:
-        """The next bytes of a kept connection have come, or its end."""
+        """The first bytes of the next request on a kept connection have come, or its end."""
         self.poller.unregister(client)
         self.keepalived_conns.remove(conn)
-        self._begin_request(conn)
+        self._receive(conn)
 
-    def _begin_request(self, conn: TConn) -> bool:
-        """Hand a request to a thread, if there is one; a client that has left must not count as one. False: wait."""
+    def _receive(self, conn: TConn) -> None:
+        """Read on; hand the request to a thread once its head is complete, so that a slow client holds none."""
+        assert isinstance(conn, DrainConnection)
         try:
-            arrived = bool(conn.sock.recv(1, socket.MSG_PEEK))
+            data = conn.sock.recv(RECEIVE)
         except BlockingIOError:
-            return False
+            self._await_head(conn)
+            return
         except OSError:
-            arrived = False
-        if arrived:
-            conn.data_ready = True
-            self.enqueue_req(conn)
-        else:
+            data = b""
+        if not data:
             self.nr_conns -= 1
             conn.close()
-        return True
+            return
+        conn.head += data
+        self._begin_request(conn)
+
+    def _begin_request(self, conn: DrainConnection) -> None:
+        """Hand the request to a thread, if its head is there; one that is too long, the parser will refuse."""
+        if b"\r\n\r\n" in conn.head or len(conn.head) > LONGEST_HEAD:
+            self.enqueue_req(conn)
+        else:
+            self._await_head(conn)
+
+    def _await_head(self, conn: DrainConnection) -> None:
+        if conn.timeout is None or not conn.head:
+            conn.set_timeout()
+        self.pending_conns.append(conn)
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_pending_socket_readable, conn))
 
     def enqueue_req(self, conn: TConn) -> None:
-        """Bytes of a request have come: hand them to a thread, a busy one or a refusing one."""
+        """Hand a request to a thread, a busy one or a refusing one."""
         assert isinstance(conn, DrainConnection)
         conn.reservation = self.service.runner.reserve()
         refusing = self._refusing if conn.reservation is None else None
@@ -222,6 +239,11 @@ class DrainWorker(ThreadWorker):
         reservation = conn.reservation
         token = CURRENT_RESERVATION.set(reservation)
         try:
+            conn.sock.setblocking(True)
+            conn.init()
+            _parser(conn).unreader.unread(conn.head)
+            conn.head = b""
+            conn.data_ready = True
             return super().handle(conn)
         finally:
             CURRENT_RESERVATION.reset(token)
@@ -230,8 +252,17 @@ class DrainWorker(ThreadWorker):
 
     def finish_request(self, conn: TConn, fs: Future[Any]) -> None:
         """A thread is done with a request: keep the connection, or close it without waiting."""
+        assert isinstance(conn, DrainConnection)
         if not fs.cancelled() and fs.exception() is None and fs.result():
-            super().finish_request(conn, fs)
+            conn.sock.setblocking(False)
+            conn.head = _parser(conn).unreader.take_buffered()  # of a pipelined request
+            if conn.head:
+                self._begin_request(conn)
+            else:
+                conn.set_timeout()
+                self.keepalived_conns.append(conn)
+                on_readable = partial(self.on_client_socket_readable, conn)
+                self.poller.register(conn.sock, selectors.EVENT_READ, on_readable)
             return
         self.nr_conns -= 1
         self._linger(conn)
@@ -288,6 +319,11 @@ class DrainWorker(ThreadWorker):
         if busy > 0 and now < step.deadline + STOP_LIMIT:
             return
         self._stopped.set()
+
+
+def _parser(conn: DrainConnection) -> Parser:
+    assert isinstance(conn.parser, Parser), "HTTP/1: nothing else is configured"
+    return conn.parser
 
 
 def _with_close_hook(app: WSGIApplication) -> WSGIApplication:

@@ -1,0 +1,196 @@
+"""SIGTERM: what is in flight is answered, what is new is refused, and the end comes when the last answer is given."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from pooldrain_compare.backends import GUNICORN, WAITRESS, Backend
+from tests.conftest import Measured
+from tests.harness.postgres import Postgres
+from tests.harness.service import EVERY_WAY, Launcher, workers
+from tests.harness.waiting import eventually
+
+every_way = pytest.mark.parametrize("backend", EVERY_WAY, ids=lambda backend: backend.name)
+
+# Seconds from the last answer to the exit: four stages that look every 100 ms would need more.
+PROMPT = 0.25
+
+
+@every_way
+def test_what_is_in_flight_is_answered_and_what_is_new_is_refused(
+    services: Launcher, postgres: Postgres, backend: Backend
+) -> None:
+    service = services.start(backend)
+    kept = service.connect()
+    kept.get("/db-test")
+    slow = [service.connect().ask("GET", "/work?ms=1000") for _ in range(6)]
+    postgres.await_working(service.pids, len(slow))
+    service.send_signal()
+    service.await_drain()
+    newcomer, regular = service.get("/db-test"), kept.get("/db-test")
+    live, ready = service.get("/livez"), service.get("/readyz")
+    assert [answer.status for answer in (newcomer, regular, live, ready)] == [503, 503, 200, 503]
+    assert newcomer.header("retry-after") == regular.header("retry-after") == "1"
+    assert newcomer.closes
+    assert regular.closes
+    assert kept.ending() == "closed"
+    answers = [connection.answer() for connection in slow]
+    assert [(answer.status, answer.closes) for answer in answers] == [(200, True)] * len(slow)
+    assert service.ended().code == 0
+    postgres.await_no_sessions(service.pids)
+    counts = [report["requests"] for report in service.reports]
+    assert sum(count["in_flight_at_signal"] for count in counts) == len(slow)
+    assert sum(count["finished"] for count in counts) == len(slow) + 1
+    assert service.refused == 2
+    assert not service.complaints
+
+
+@every_way
+def test_in_the_announce_period_only_readyz_says_no(services: Launcher, postgres: Postgres, backend: Backend) -> None:
+    service = services.start(backend, "--announce-period", "0.6")
+    assert service.get("/readyz").status == 200
+    kept = service.connect()
+    kept.get("/")
+    service.send_signal()
+    service.await_event("signal", workers(backend))
+    eventually(lambda: service.get("/readyz").status == 503, "/readyz says 503")
+    assert service.get("/readyz").json == {"status": "not ready", "phase": "ANNOUNCING"}
+    assert service.get("/livez").status == 200
+    answer = kept.get("/db-test")
+    assert (answer.status, answer.closes) == (200, False)
+    slow = service.connect().ask("GET", "/work?ms=800")  # begun in the announce period, ended in the drain
+    postgres.await_working(service.pids)
+    assert not service.events("drain_started")
+    service.await_event("drain_started")
+    answer = slow.answer()
+    assert (answer.status, answer.closes) == (200, True)
+    assert service.ended().code == 0
+    for report in service.reports:
+        assert [phase["phase"] for phase in report["phases"]][:2] == ["ANNOUNCING", "DRAINING"]
+        assert 0.6 <= report["phases"][0]["seconds"] < 1.0
+        assert report["requests"]["refused"] == 0
+
+
+@every_way
+def test_the_end_comes_with_the_last_answer_and_not_at_the_next_look(
+    services: Launcher, postgres: Postgres, backend: Backend, measured: Measured
+) -> None:
+    service = services.start(backend)
+    slow = service.connect().ask("GET", "/work?ms=300")
+    postgres.await_working(service.pids)
+    service.send_signal()
+    answered = slow.answer()
+    slow.close()
+    ended = service.ended()
+    assert (answered.status, ended.code) == (200, 0)
+    measured(f"last answer to exit, {backend.name}", ended.at - answered.at)
+    assert ended.at - answered.at < PROMPT
+
+
+@every_way
+def test_an_idle_service_ends_at_once(services: Launcher, backend: Backend, measured: Measured) -> None:
+    service = services.start(backend)
+    assert service.get("/db-test").status == 200
+    signalled = service.send_signal()
+    ended = service.ended()
+    assert ended.code == 0
+    measured(f"idle SIGTERM to exit, {backend.name}", ended.at - signalled)
+    assert ended.at - signalled < PROMPT
+    assert not service.complaints
+
+
+@every_way
+def test_a_request_beyond_the_drain_timeout_is_cut_with_a_clean_answer(
+    services: Launcher, postgres: Postgres, backend: Backend
+) -> None:
+    service = services.start(backend, "--drain-timeout", "0.5")
+    endless = service.connect().ask("GET", "/work?ms=60000", headers=[("X-Request-ID", "endless-1")])
+    postgres.await_working(service.pids)
+    signalled = service.send_signal()
+    answer = endless.answer()
+    assert (answer.status, answer.closes) == (503, True)
+    assert answer.header("content-type") == "application/problem+json"
+    assert answer.header("retry-after") == "1"
+    assert answer.json["detail"] == "the service is shutting down and this request overstayed its deadline"
+    assert 0.5 <= answer.at - signalled < 1.5
+    ended = service.ended()
+    assert ended.code == 3
+    assert ended.at - answer.at < 0.5
+    assert not postgres.working(service.pids)
+    postgres.await_no_sessions(service.pids)
+    [report] = [report for report in service.reports if report["requests"]["cut"]]
+    assert (report["outcome"], report["exit_code"]) == ("cut", 3)
+    [cut] = report["cut_requests"]
+    assert (cut["route"], cut["request_id"], cut["status"]) == ("GET /work", "endless-1", 503)
+    assert cut["age"] >= 0.5
+    assert report["outstanding"] == []
+    [line] = service.complaints
+    assert line.startswith("cancel: GET /work, request endless-1, cut after ")
+    assert line.endswith(", answered 503")
+
+
+def test_who_waits_for_a_connection_is_woken_when_the_drain_times_out(
+    services: Launcher, postgres: Postgres, backend: Backend
+) -> None:
+    service = services.start(backend, "--pool-size", "1", "--max-overflow", "0", "--drain-timeout", "0.3")
+    holder = service.connect().ask("GET", "/work?ms=60000")
+    postgres.await_working(service.pids)
+    waiter = service.connect().ask("GET", "/db-test")
+    eventually(lambda: service.get("/pool-status").json["requests"]["active"] == 2, "two requests in flight")
+    service.send_signal()
+    assert [holder.answer().status, waiter.answer().status] == [503, 503]
+    assert service.ended(within=5).code == 3
+    assert service.report["requests"]["cut"] == 2
+    postgres.await_no_sessions(service.pids)
+
+
+def test_who_waits_for_a_connection_gets_it_while_there_is_time(
+    services: Launcher, postgres: Postgres, backend: Backend
+) -> None:
+    service = services.start(backend, "--pool-size", "1", "--max-overflow", "0")
+    holder = service.connect().ask("GET", "/work?ms=500")
+    postgres.await_working(service.pids)
+    waiter = service.connect().ask("POST", "/orders", b'{"id": "waiter-' + backend.name.encode() + b'", "item": "x"}')
+    eventually(lambda: service.get("/pool-status").json["requests"]["active"] == 2, "two requests in flight")
+    service.send_signal()
+    assert [holder.answer().status, waiter.answer().status] == [200, 201]
+    assert service.ended().code == 0
+    assert postgres.orders(f"waiter-{backend.name}") == [f"waiter-{backend.name}"]
+
+
+@pytest.mark.parametrize("backend", [GUNICORN, WAITRESS], ids=lambda backend: backend.name)
+def test_who_waits_for_a_thread_is_in_flight(services: Launcher, postgres: Postgres, backend: Backend) -> None:
+    # The announce period gives the server time to take note of what arrived; no page could be asked: it would wait too.
+    service = services.start(backend, "--threads", "2", "--announce-period", "0.3")
+    at_work = [service.connect().ask("GET", "/work?ms=800") for _ in range(2)]
+    postgres.await_working(service.pids, 2)
+    waiting = [service.connect().ask("GET", "/db-test") for _ in range(3)]
+    service.send_signal()
+    service.await_drain()
+    assert service.events("drain_started")[0]["in_flight"] == 5
+    refused = service.get("/db-test")  # at once, although no thread is free
+    assert [connection.answer().status for connection in at_work + waiting] == [200] * 5
+    assert refused.status == 503
+    assert refused.at < service.ended().at - 0.2
+    assert service.ended().code == 0
+
+
+@every_way
+def test_a_holder_that_ignores_its_cancellation_is_ended_all_the_same(
+    services: Launcher, postgres: Postgres, backend: Backend
+) -> None:
+    service = services.start(backend, "--drain-timeout", "0.2", "--cancel-timeout", "0.4", "--dispose-timeout", "2")
+    stuck = service.connect().ask("GET", "/work?ms=60000")
+    [session] = postgres.await_working(service.pids)
+    with postgres.frozen(session):  # it hears neither the cancellation nor the end of its client
+        signalled = service.send_signal(signal.SIGTERM)
+        ended = service.ended(within=10)
+    assert ended.code == 3
+    assert ended.at - signalled < 5
+    postgres.await_no_sessions(service.pids)
+    [report] = [report for report in service.reports if report["requests"]["cut"]]
+    assert [holding["holder"] for holding in report["outstanding"]] == ["GET /work"]
+    assert report["connections"]["abandoned"] == 0
+    stuck.close()

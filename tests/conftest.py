@@ -1,0 +1,72 @@
+"""What tests of whole services share: a real PostgreSQL, and services as real processes."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pooldrain.runtime.embedded import EmbeddedDatabase
+from pooldrain_compare.backends import Backend
+from tests.harness.postgres import Postgres
+from tests.harness.service import SERVERS, Launcher
+
+Measured = Callable[[str, float], None]  # what was measured, in seconds
+
+_measured = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture
+def measured(pytestconfig: pytest.Config) -> Measured:
+    """Takes note of a duration, to be shown when the tests are over."""
+    lines = pytestconfig.stash.setdefault(_measured, [])
+    return lambda what, seconds: lines.append(f"{what}: {seconds * 1000:.1f} ms")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Show what was measured."""
+    if lines := config.stash.get(_measured, []):
+        terminalreporter.section("measured")
+        for line in lines:
+            terminalreporter.line(line)
+
+
+@pytest.fixture(scope="session")
+def database_url() -> Iterator[str]:
+    """The URL of a PostgreSQL that lives as long as the test run."""
+    # As root PostgreSQL runs as a user of its own, who has to reach the directory; pytest's own are private.
+    with tempfile.TemporaryDirectory(prefix="pooldrain-test-", ignore_cleanup_errors=True) as directory:
+        Path(directory).chmod(0o755)
+        with EmbeddedDatabase(Path(directory) / "pgdata") as url:
+            yield url
+
+
+@pytest.fixture(scope="session")
+def postgres(database_url: str) -> Iterator[Postgres]:
+    """A connection to it, to ask what it sees of the services."""
+    with contextlib.closing(Postgres(database_url)) as connection:
+        yield connection
+
+
+@pytest.fixture
+def services(database_url: str, tmp_path: Path) -> Iterator[Launcher]:
+    """Starts services; what still runs at the end of the test is killed."""
+    with contextlib.closing(Launcher(database_url, tmp_path)) as launcher:
+        yield launcher
+
+
+@pytest.fixture(scope="module")
+def shared_services(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
+    """The same for services that all tests of a module share."""
+    with contextlib.closing(Launcher(database_url, tmp_path_factory.mktemp("services"))) as launcher:
+        yield launcher
+
+
+@pytest.fixture(params=SERVERS, ids=lambda backend: backend.name)
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Each server in turn. A test that is also about several workers parametrises with EVERY_WAY instead."""
+    chosen: Backend = request.param
+    return chosen
