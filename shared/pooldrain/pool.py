@@ -556,9 +556,10 @@ class TrackedPool:
         return tuple(self.tracker.describe(checkout, now) for checkout in self.outstanding())
 
     def drivers(self, requests: Iterable[InFlightRequest]) -> list[Any]:
-        """The drivers' connections that these requests hold."""
+        """The drivers' connections that these requests hold from this pool."""
         with self._lock:
-            held = [checkout for request in requests for checkout in request.checkouts]
+            mine = self.ledger.outstanding
+            held = [c for request in requests for c in request.checkouts if mine.get(c.key) is c]
         return [driver for checkout in held if (driver := driver_connection(checkout)) is not None]
 
     def report_overdue(self) -> float:

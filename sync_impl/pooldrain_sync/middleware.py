@@ -8,16 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from pooldrain.gate import CURRENT_REQUEST, CURRENT_RESERVATION, UNCOUNTED_PATHS, InFlightRequest
+from pooldrain.gate import CLOSE_CONNECTION, CURRENT_REQUEST, CURRENT_RESERVATION, UNCOUNTED_PATHS, InFlightRequest
 from pooldrain.status import CUT, REFUSED, Answer
 from pooldrain_sync.runner import Runner
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
-
-# Where a server's adapter puts the call that closes the connection after this response: WSGI applications
-# must not send the Connection header themselves.
-CLOSE_CONNECTION = "pooldrain.close_connection"
 
 # Bytes that a server hands to the kernel in one go; a longer rest may take its client a while.
 ONE_WRITE = 65536
@@ -123,8 +119,10 @@ class _Exchange:
             self._complete = True
             raise
         self._left -= len(chunk)
-        if self._left == 0 and len(chunk) <= ONE_WRITE and self._request is not None:
-            self._request.answered = True  # before the client can know it and ask who is being served
+        if self._left == 0:
+            self._complete = True  # whether or not the server finds anybody to send it to
+            if len(chunk) <= ONE_WRITE and self._request is not None:
+                self._request.answered = True  # before the client can know it and ask who is being served
         return chunk
 
     def close(self) -> None:

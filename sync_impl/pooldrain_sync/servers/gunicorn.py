@@ -23,7 +23,7 @@ from gunicorn.http.parser import Parser
 from gunicorn.http.wsgi import Response
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
-from pooldrain.gate import CURRENT_RESERVATION, Reservation
+from pooldrain.gate import CLOSE_CONNECTION, CURRENT_RESERVATION, Reservation
 from pooldrain.runtime.exit import fast_exit, told_in_one_line
 from pooldrain.runtime.listener import LINGER_LIMIT, STOP_LIMIT, drop_new_connections
 from pooldrain.runtime.master import MasterApplication, worker_report
@@ -31,13 +31,13 @@ from pooldrain.runtime.report import write_report
 from pooldrain.runtime.signals import SignalWatch
 from pooldrain.shutdown import ExitCode, ShutdownReport, Stop
 from pooldrain.transcript import Listening
-from pooldrain_sync.middleware import CLOSE_CONNECTION
-from pooldrain_sync.service import BuiltService, build
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+    from pooldrain_sync.service import BuiltService
 
 # Threads that do nothing but refuse while draining.
 REFUSING_THREADS = 2
@@ -98,6 +98,9 @@ class DrainWorker(ThreadWorker):
 
     def load_wsgi(self) -> None:
         """Build and open the service, in this process. A failure ends the worker with one line."""
+        # Imported after the fork: a master without frameworks has less to tear down when everything waits for its exit.
+        from pooldrain_sync.service import build
+
         with told_in_one_line(self.app.settings.service):
             self._service = build(self.app.settings, self.app.url)
             self._service.runner.open()

@@ -21,7 +21,7 @@ from waitress.channel import HTTPChannel
 from waitress.server import TcpWSGIServer
 from waitress.task import ThreadedTaskDispatcher, WSGITask
 
-from pooldrain.gate import CURRENT_RESERVATION, Reservation
+from pooldrain.gate import CLOSE_CONNECTION, CURRENT_RESERVATION, Reservation
 from pooldrain.runtime.listener import (
     BACKLOG,
     KEEP_ALIVE,
@@ -33,7 +33,6 @@ from pooldrain.runtime.listener import (
 from pooldrain.runtime.signals import SignalWatch
 from pooldrain.shutdown import ShutdownReport, Stop
 from pooldrain.transcript import Listening
-from pooldrain_sync.middleware import CLOSE_CONNECTION
 from pooldrain_sync.runner import Runner
 
 # Threads that do nothing but refuse while draining.
