@@ -17,7 +17,7 @@ export PYRIGHT_PYTHON_GLOBAL_NODE := 0
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types pytest format lock clean distclean
+.PHONY: help setup demo parity test lint types pytest format lock clean distclean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -26,6 +26,9 @@ setup: $(READY)  ## make .venv, if it is not there or out of date
 
 demo: setup  ## show every backend drain under load, side by side
 	@$(BIN)/pooldrain-compare demo
+
+parity: setup  ## play every scenario on every server, and compare them
+	@$(BIN)/pooldrain-compare parity
 
 test: lint types pytest  ## lint, types and tests: what CI runs
 

@@ -11,8 +11,9 @@ import pytest
 
 from pooldrain.runtime.embedded import EmbeddedDatabase
 from pooldrain_compare.backends import Backend
+from tests.harness.in_flight import InFlight
 from tests.harness.postgres import Postgres
-from tests.harness.service import SERVERS, Launcher
+from tests.harness.service import SERVERS, Launcher, Service
 
 Measured = Callable[[str, float], None]  # what was measured, in seconds
 
@@ -56,6 +57,19 @@ def services(database_url: str, tmp_path: Path) -> Iterator[Launcher]:
     """Starts services; what still runs at the end of the test is killed."""
     with contextlib.closing(Launcher(database_url, tmp_path)) as launcher:
         yield launcher
+
+
+@pytest.fixture
+def in_flight(postgres: Postgres) -> Iterator[Callable[..., InFlight]]:
+    """Puts requests in flight that wait until they are released: `in_flight(service, number)`."""
+    with contextlib.ExitStack() as stack:
+
+        def put(service: Service, number: int = 1) -> InFlight:
+            held = InFlight(postgres, service, number)
+            stack.callback(held.release)
+            return held
+
+        yield put
 
 
 @pytest.fixture(scope="module")

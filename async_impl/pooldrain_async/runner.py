@@ -156,7 +156,6 @@ class Runner(Service):
     async def _cancel(self, step: Cancel) -> Done:
         if not step.needed:
             return Done(self.clock())
-        self._close_pools()
         requests: list[InFlightRequest] = self.cancel_all()
         # What waits for the database unwinds by itself, as a thread does; only then are tasks cancelled.
         patience = (self.clock() + step.deadline) / 2
@@ -169,13 +168,8 @@ class Runner(Service):
         await self._wait(lambda: self.gate.idle, step.deadline)
         return self.give_up()
 
-    def _close_pools(self) -> None:
-        """Refuse checkouts from every pool, before anything is done about one: who is woken must not turn to another."""
-        for pool in self.pools:
-            pool.pool.close()
-
     async def _reclaim(self, deadline: float) -> Reclaimed:
-        self._close_pools()
+        self.close_pools()
         reclaimed = Reclaimed(self.clock())
         for pool in self.pools:
             reclaimed += await pool.reclaim(deadline)

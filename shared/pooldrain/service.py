@@ -167,9 +167,16 @@ class Service:
         return Done(now, timed_out=bool(in_flight) and not hurried, hurried=hurried)
 
     def cancel_all(self) -> list[InFlightRequest]:
-        """Mark everything in flight as cancelled and return it."""
+        """Mark everything in flight as cancelled, close the pools to it, and return it."""
         with self._lock:
-            return self.gate.cancel()
+            requests = self.gate.cancel()
+        self.close_pools()
+        return requests
+
+    def close_pools(self) -> None:
+        """Refuse checkouts from every pool, before anything is done about one of them."""
+        for pool in self._pools:
+            pool.pool.close()
 
     def give_up(self) -> Done:
         """Count what did not unwind in time as cut."""

@@ -156,20 +156,14 @@ class Runner(Service):
     def _cancel(self, step: Cancel) -> Done:
         if not step.needed:
             return Done(self.clock())
-        self._close_pools()
         requests: list[InFlightRequest] = self.cancel_all()
         for pool in self.pools:
             pool.cancel(requests, step.deadline - self.clock())
         self._wait(lambda: self.gate.idle, step.deadline)
         return self.give_up()
 
-    def _close_pools(self) -> None:
-        """Refuse checkouts from every pool, before anything is done about one: who is woken must not turn to another."""
-        for pool in self.pools:
-            pool.pool.close()
-
     def _reclaim(self, deadline: float) -> Reclaimed:
-        self._close_pools()
+        self.close_pools()
         reclaimed = Reclaimed(self.clock())
         for pool in self.pools:
             reclaimed += pool.reclaim(deadline)

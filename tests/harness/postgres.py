@@ -88,6 +88,18 @@ class Postgres:
         name = make_url(url).database
         eventually(lambda: all(s.database != name for s in self.sessions()), f"no session in {name} left")
 
+    def await_blocked(self, pids: Collection[int], number: int) -> None:
+        """Wait until that many of these processes' sessions wait for a lock."""
+        blocked = (
+            "SELECT application_name FROM pg_stat_activity "
+            "WHERE application_name LIKE 'pooldrain:%' AND wait_event_type = 'Lock'"
+        )
+
+        def enough() -> bool:
+            return sum(int(row[0].rpartition(":")[2]) in pids for row in self.run(blocked)) >= number
+
+        eventually(enough, f"{number} requests waiting in the database")
+
     def orders(self, prefix: str) -> list[str]:
         """The ids of the orders in the table that start with `prefix`."""
         return [row[0] for row in self.run("SELECT id FROM orders WHERE starts_with(id, %s)", prefix)]

@@ -40,6 +40,7 @@ class Service:
     backend: Backend
     process: ServerProcess
     directory: Path
+    url: str  # of its database
     _stack: contextlib.ExitStack
 
     # -- what is asked of it
@@ -184,8 +185,8 @@ class Launcher:
         self._number += 1
         directory = self._directory / f"{self._number}-{backend.name}"
         directory.mkdir()
-        process = backend.process(url or self._url, directory, *options)
-        return Service(backend, process, directory, self._stack)
+        url = url or self._url
+        return Service(backend, backend.process(url, directory, *options), directory, url, self._stack)
 
     def enter(self, service: Service) -> None:
         """Start a prepared service."""
