@@ -6,6 +6,7 @@ import contextlib
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
@@ -16,6 +17,13 @@ from tests.harness.postgres import Postgres
 from tests.harness.service import SERVERS, Launcher, Service
 
 Measured = Callable[[str, float], None]  # what was measured, in seconds
+
+
+class PutInFlight(Protocol):
+    """Puts requests in flight, and at least one in each worker of the service."""
+
+    def __call__(self, service: Service, number: int = 1) -> InFlight: ...
+
 
 _measured = pytest.StashKey[list[str]]()
 
@@ -60,8 +68,8 @@ def services(database_url: str, tmp_path: Path) -> Iterator[Launcher]:
 
 
 @pytest.fixture
-def in_flight(postgres: Postgres) -> Iterator[Callable[..., InFlight]]:
-    """Puts requests in flight that wait until they are released: `in_flight(service, number)`."""
+def in_flight(postgres: Postgres) -> Iterator[PutInFlight]:
+    """Puts requests in flight that wait until they are released."""
     with contextlib.ExitStack() as stack:
 
         def put(service: Service, number: int = 1) -> InFlight:

@@ -110,8 +110,7 @@ class PoolManager(TrackedPool):
         self.opened(self.url.masked, started)
 
     async def cancel(self, requests: list[InFlightRequest], timeout: float) -> None:
-        """Wake pool waiters with PoolClosed, and cancel on the server what these requests are running."""
-        self.pool.close()
+        """Cancel on the server what these requests are running from this pool."""
         cancellations = [
             asyncio.create_task(_cancel(driver, timeout), name="pooldrain-cancel") for driver in self.drivers(requests)
         ]

@@ -545,6 +545,10 @@ class TrackedPool:
         """The pool's numbers."""
         return self.pool.numbers()
 
+    def close(self) -> None:
+        """Refuse checkouts from now on, and wake who waits for one. Closes no connection."""
+        self.pool.close()
+
     def outstanding(self) -> list[Checkout]:
         """Every connection that is checked out, oldest first."""
         with self._lock:

@@ -176,7 +176,7 @@ class Service:
     def close_pools(self) -> None:
         """Refuse checkouts from every pool, before anything is done about one of them."""
         for pool in self._pools:
-            pool.pool.close()
+            pool.close()
 
     def give_up(self) -> Done:
         """Count what did not unwind in time as cut."""

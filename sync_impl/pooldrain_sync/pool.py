@@ -96,8 +96,7 @@ class PoolManager(TrackedPool):
         self.opened(self.url.masked, started)
 
     def cancel(self, requests: list[InFlightRequest], timeout: float) -> None:
-        """Wake pool waiters with PoolClosed, and cancel on the server what these requests are running."""
-        self.pool.close()
+        """Cancel on the server what these requests are running from this pool."""
         threads = [
             threading.Thread(target=_cancel, args=(driver, timeout), name="pooldrain-cancel", daemon=True)
             for driver in self.drivers(requests)

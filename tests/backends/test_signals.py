@@ -11,6 +11,7 @@ import pytest
 
 from pooldrain_compare.backends import Backend
 from pooldrain_compare.processes import ServerProcessError
+from tests.conftest import PutInFlight
 from tests.harness.postgres import Postgres
 from tests.harness.service import EVERY_WAY, Launcher, Service
 from tests.harness.waiting import BOUND, eventually
@@ -49,16 +50,15 @@ def await_hurry(service: Service) -> None:
 @every_way
 @every_tell
 def test_each_way_to_say_stop_means_the_same(
-    services: Launcher, postgres: Postgres, backend: Backend, tell: Tell
+    services: Launcher, postgres: Postgres, in_flight: PutInFlight, backend: Backend, tell: Tell
 ) -> None:
     service = services.start(backend)
-    slow = [service.connect().ask("GET", "/work?ms=400") for _ in range(4)]
-    postgres.await_working(service.pids, len(slow))
+    held = in_flight(service, 4)
     tell(service)
     service.await_drain()
     assert service.get("/").status == 503
-    answers = [connection.answer() for connection in slow]
-    assert [(answer.status, answer.closes) for answer in answers] == [(200, True)] * len(slow)
+    held.release()
+    assert [(answer.status, answer.closes) for answer in held.answers()] == [(201, True)] * len(held)
     assert service.ended().code == 0
     assert {report["signal"] for report in service.reports} == {name_of(tell)}
     assert {report["hurried"] for report in service.reports} == {False}

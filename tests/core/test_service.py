@@ -67,6 +67,7 @@ class Pool(TrackedPool):
     """A pool of books only."""
 
     numbers = PoolStatus(10, 0, 0, 10)
+    closed = False
 
     def __init__(self, world: World, leaks: LeakPolicy) -> None:
         super().__init__(world.lock, world.clock)
@@ -80,6 +81,9 @@ class Pool(TrackedPool):
     @property
     def status(self) -> PoolStatus:
         return self.numbers
+
+    def close(self) -> None:
+        self.closed = True
 
 
 class World:
@@ -312,6 +316,13 @@ def test_a_request_that_answers_in_spite_of_the_cancellation_is_not_cut(world: W
     world.end(request, 200)
     assert "request_cut" not in world.events.names
     assert world.service.tally().requests.finished == 1
+
+
+def test_a_cancelled_request_finds_every_pool_closed(world: World) -> None:
+    request = world.admit()
+    assert world.service.cancel_all() == [request]
+    assert request.cancelled
+    assert all(pool.closed for pool in world.pools)
 
 
 def test_a_request_that_does_not_unwind_is_told_as_cut_once(world: World) -> None:

