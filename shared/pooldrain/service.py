@@ -232,7 +232,8 @@ class Service:
                 finished=report.requests.finished,
                 refused=report.requests.refused,
                 cut=report.requests.cut,
-                leaked=len(report.outstanding) + report.leaks.get(LeakRule.COLLECTED, 0),
+                leaked=len(report.outstanding),
+                collected=report.leaks.get(LeakRule.COLLECTED, 0),
             )
         )
 

@@ -209,12 +209,15 @@ class ShutdownComplete(Event):
     finished: int
     refused: int
     cut: int
-    leaked: int
+    leaked: int  # connections that were not returned
+    collected: int  # connections that the garbage collector found
 
     def message(self) -> str:
+        collected = f", {self.collected} garbage-collected" if self.collected else ""
         return (
             f"shutdown complete in {self.seconds:.3f} s: {self.outcome}, {self.finished} requests finished, "
-            f"{self.refused} refused, {self.cut} cut, {self.leaked} connections leaked, exit code {self.exit_code}"
+            f"{self.refused} refused, {self.cut} cut, {self.leaked} connections not returned{collected}, "
+            f"exit code {self.exit_code}"
         )
 
 

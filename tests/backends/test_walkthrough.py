@@ -121,7 +121,7 @@ def test_the_log_tells_the_tutorials_story_in_order(walk: Walk) -> None:
         r"pool: 5 connections were not returned, possible leak:",
         *(rf"pool:   #{number} {holder} .*" for number in range(1, LEAKS + 1)),
         r"pool: closed in \d\.\d{3} s, 5 idle connections closed",
-        r"shutdown complete in \d\.\d{3} s: drained, 7 requests finished, .*, 5 connections leaked, exit code 0",
+        r"shutdown complete in \d\.\d{3} s: drained, 7 requests finished, .*, 5 connections not returned, exit code 0",
     )
     assert len(story) == len(told), story
     for line, pattern in zip(story, told, strict=True):

@@ -459,4 +459,5 @@ def test_the_last_line_sums_the_report_up(world: World) -> None:
         "refused": 12,
         "cut": 1,
         "leaked": 0,
+        "collected": 0,
     }
