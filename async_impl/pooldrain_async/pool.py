@@ -163,6 +163,8 @@ class PoolManager(TrackedPool):
 
     async def _bounded(self, work: Callable[[], Awaitable[None]], deadline: float) -> bool:
         """Run `work`; False if it is not done at the deadline. Raises what it raises."""
+        if deadline <= self._clock():
+            return False  # what cannot be waited for is not begun
         task = asyncio.ensure_future(work())
         await asyncio.wait([task], timeout=max(0.0, deadline - self._clock()))
         if not task.done():

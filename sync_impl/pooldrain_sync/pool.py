@@ -153,6 +153,8 @@ class PoolManager(TrackedPool):
 
     def _bounded(self, work: Callable[[], None], deadline: float) -> bool:
         """Run `work` in a thread; False if it is not done at the deadline. Raises what it raises."""
+        if deadline <= self._clock():
+            return False  # what cannot be waited for is not begun
         errors = []
 
         def guarded() -> None:

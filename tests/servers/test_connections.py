@@ -156,6 +156,7 @@ def test_a_body_that_never_ends_is_cut_at_the_drain_timeout_and_delays_nobody(
     endless.expect("POST")
     endless.send(request("POST", "/orders", ORDER % order.encode())[:-10])
     signalled = service.send_signal()
+    service.await_drain()
     released = held.release()
     [answer] = held.answers()
     assert (answer.status, answer.closes) == (201, True)
