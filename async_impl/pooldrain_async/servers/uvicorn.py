@@ -25,6 +25,7 @@ from uvicorn.server import ServerState
 from pooldrain.errors import StartupError
 from pooldrain.runtime.listener import (
     BACKLOG,
+    FIRST_BYTES,
     KEEP_ALIVE,
     LINGER_LIMIT,
     STOP_LIMIT,
@@ -86,6 +87,7 @@ class DrainProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.server_state.connecting += 1
+        self._first_bytes_until = time.monotonic() + FIRST_BYTES
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         """A client has connected."""
@@ -94,6 +96,7 @@ class DrainProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes have come; a lingering connection throws them away."""
+        self._first_bytes_until = 0.0
         if not self.transport.lingering:
             super().data_received(data)
 
@@ -104,9 +107,9 @@ class DrainProtocol(HttpToolsProtocol):
 
     @property
     def busy(self) -> bool:
-        """Whether bytes of an answer are still to be sent, or bytes of a request to be read."""
+        """Whether bytes of an answer are still to be sent or of a request to be read, or a client just connected."""
         transport = self.transport
-        if transport.get_write_buffer_size() > 0:
+        if transport.get_write_buffer_size() > 0 or time.monotonic() < self._first_bytes_until:
             return True
         if transport.is_closing():
             return False
@@ -231,7 +234,7 @@ class UvicornServer(uvicorn.Server):
         await _wait_while(lambda: bool(state.connections or state.connecting), state.connection_gone, deadline)
         # What has arrived by now is read, and so not reset: turn the loop until nothing is left to read or to send.
         while self._busy and time.monotonic() < limit:  # noqa: ASYNC110 - readable sockets set no event
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
 
     @property
     def _busy(self) -> bool:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import selectors
 import socket
 import struct
+import time
 from contextlib import suppress
 
 from pooldrain.errors import StartupError
@@ -21,6 +23,10 @@ KEEP_ALIVE = 75
 
 # Seconds to wait for the client's end of a connection that we half-closed.
 LINGER_LIMIT = 2.0
+
+# Seconds in which a client that has just connected sends its first bytes, on a busy machine, too: until then its
+# connection is not closed at the end, for what it is about to send would be reset.
+FIRST_BYTES = 0.25
 
 # Seconds beyond the linger for answers that are being written when everything else is done.
 STOP_LIMIT = 1.0
@@ -75,25 +81,43 @@ def drop_new_connections(listener: socket.socket) -> None:
         listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, option)
 
 
-def refuse_queued(listener: socket.socket, response: bytes, patience: float) -> int:
+def refuse_queued(listener: socket.socket, response: bytes) -> int:
     """Answer every connection that the kernel still queues with `response`, then close the listener.
 
     For a master whose workers are gone: what came too late for the last of them is refused, not reset. Waits at
-    most `patience` seconds for each request. Returns how many there were.
+    most FIRST_BYTES for the requests. Returns how many were refused.
     """
     drop_new_connections(listener)
     listener.setblocking(False)
-    clients = []
-    with listener, suppress(BlockingIOError):
-        while True:
-            with suppress(ConnectionError):
-                clients.append(listener.accept()[0])
-    for client in clients:
-        with client, suppress(OSError):
-            client.settimeout(patience)
-            client.recv(65536)
-            client.sendall(response)
-            client.shutdown(socket.SHUT_WR)
-            while client.recv(65536):
-                pass
-    return len(clients)
+    deadline = time.monotonic() + FIRST_BYTES
+    refused = 0
+    with selectors.DefaultSelector() as waiting:
+        with listener, suppress(BlockingIOError):
+            while True:
+                with suppress(ConnectionError):
+                    waiting.register(listener.accept()[0], selectors.EVENT_READ)
+        while waiting.get_map() and (left := deadline - time.monotonic()) > 0:
+            for key, _ in waiting.select(left):
+                waiting.unregister(key.fileobj)
+                refused += _refuse(key.fileobj, response)
+        for key in list(waiting.get_map().values()):
+            _close(key.fileobj)
+    return refused
+
+
+def _refuse(client: object, response: bytes) -> bool:
+    assert isinstance(client, socket.socket)
+    with client, suppress(OSError):
+        client.settimeout(FIRST_BYTES)
+        if not client.recv(65536):
+            return False
+        client.sendall(response)
+        client.shutdown(socket.SHUT_WR)
+        while client.recv(65536):  # closing with unread bytes would reset the answer
+            pass
+    return True
+
+
+def _close(client: object) -> None:
+    assert isinstance(client, socket.socket)
+    client.close()

@@ -191,8 +191,7 @@ class Master(Arbiter):
             while self.WORKERS:
                 self._reaped(*os.waitpid(-1, 0))
         # Open until now, so that nothing which came after the last worker's last look is reset.
-        linger = self.app.settings.shutdown.linger
-        self._refused = sum(refuse_queued(listener.sock, REFUSED.raw(), linger) for listener in self.LISTENERS)
+        self._refused = sum(refuse_queued(listener.sock, REFUSED.raw()) for listener in self.LISTENERS)
         if self._refused:
             logger.info("master: %d late requests refused", self._refused)
         self.LISTENERS.clear()

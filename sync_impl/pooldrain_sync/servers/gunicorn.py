@@ -25,7 +25,7 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from pooldrain.gate import CLOSE_CONNECTION, CURRENT_RESERVATION, Reservation
 from pooldrain.runtime.exit import fast_exit, told_in_one_line
-from pooldrain.runtime.listener import LINGER_LIMIT, STOP_LIMIT, drop_new_connections
+from pooldrain.runtime.listener import FIRST_BYTES, LINGER_LIMIT, STOP_LIMIT, drop_new_connections
 from pooldrain.runtime.master import MasterApplication, worker_report
 from pooldrain.runtime.report import write_report
 from pooldrain.runtime.signals import SignalWatch
@@ -61,6 +61,7 @@ class DrainResponse(Response):
 class DrainConnection(TConn):
     """A connection, with what has come of its next request, and the promise made to its current one."""
 
+    first_bytes_until = 0.0  # monotonic seconds; until then a new client is about to send
     head = b""  # bytes read in the main loop: a request is handed on once its head is complete
     reservation: Reservation | None = None
 
@@ -183,6 +184,7 @@ class DrainWorker(ThreadWorker):
             return True  # this one left before we came
         self.nr_conns += 1
         connection = DrainConnection(self.cfg, client, address, listener.getsockname())
+        connection.first_bytes_until = time.monotonic() + FIRST_BYTES
         self._receive(connection)
         return True
 
@@ -317,11 +319,17 @@ class DrainWorker(ThreadWorker):
         if (self.nr_conns - stuck > 0 or self._lingering) and now < step.deadline:
             return
         self.wait_for_and_dispatch_events(0)  # what has arrived by now is read, and so not reset
-        idle = len(self.keepalived_conns) + len(self.pending_conns)
+        about_to_send = sum(_about_to_send(conn, now) for conn in self.pending_conns)
+        idle = len(self.keepalived_conns) + len(self.pending_conns) - about_to_send
         busy = self.nr_conns - idle - stuck
         if busy > 0 and now < step.deadline + STOP_LIMIT:
             return
         self._stopped.set()
+
+
+def _about_to_send(conn: TConn, now: float) -> bool:
+    """Whether a client has only just connected."""
+    return isinstance(conn, DrainConnection) and not conn.head and now < conn.first_bytes_until
 
 
 def _parser(conn: DrainConnection) -> Parser:

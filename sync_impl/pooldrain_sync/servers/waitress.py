@@ -24,6 +24,7 @@ from waitress.task import ThreadedTaskDispatcher, WSGITask
 from pooldrain.gate import CLOSE_CONNECTION, CURRENT_RESERVATION, Reservation
 from pooldrain.runtime.listener import (
     BACKLOG,
+    FIRST_BYTES,
     KEEP_ALIVE,
     LINGER_LIMIT,
     STOP_LIMIT,
@@ -81,11 +82,13 @@ class DrainChannel(HTTPChannel):
         super().__init__(*args, **kwargs)
         self.reservations: deque[Reservation | None] = deque()
         self.lingers_until: float | None = None
+        self._first_bytes_until = time.monotonic() + FIRST_BYTES
 
     @property
     def busy(self) -> bool:
-        """Whether something is still to be answered or flushed."""
-        return bool(self.requests or self.total_outbufs_len or self.will_close or self.close_when_flushed)
+        """Whether something is still to be answered or flushed, or a client has only just connected."""
+        owing = self.requests or self.total_outbufs_len or self.will_close or self.close_when_flushed
+        return bool(owing) or time.monotonic() < self._first_bytes_until
 
     def service(self) -> None:
         """Serve one request, in a thread."""
@@ -104,6 +107,7 @@ class DrainChannel(HTTPChannel):
 
     def handle_read(self) -> None:
         """Bytes have come; a lingering channel only throws them away."""
+        self._first_bytes_until = 0.0
         if self.lingers_until is None:
             super().handle_read()
         else:
