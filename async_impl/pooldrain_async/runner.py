@@ -157,16 +157,19 @@ class Runner(Service):
         if not step.needed:
             return Done(self.clock())
         requests: list[InFlightRequest] = self.cancel_all()
-        # What waits for the database unwinds by itself, as a thread does; only then are tasks cancelled.
-        patience = (self.clock() + step.deadline) / 2
-        for pool in self.pools:
-            await pool.cancel(requests, patience - self.clock())
-        await self._wait(lambda: self.gate.idle, patience)
-        for request in list(self.gate.in_flight):
-            if isinstance(request.worker, asyncio.Task):
-                request.worker.cancel()
-        await self._wait(lambda: self.gate.idle, step.deadline)
-        return self.give_up()
+        try:
+            # What waits for the database unwinds by itself, as a thread does; only then are tasks cancelled.
+            patience = (self.clock() + step.deadline) / 2
+            for pool in self.pools:
+                await pool.cancel(requests, patience - self.clock())
+            await self._wait(lambda: self.gate.idle, patience)
+            for request in list(self.gate.in_flight):
+                if isinstance(request.worker, asyncio.Task):
+                    request.worker.cancel()
+            await self._wait(lambda: self.gate.idle, step.deadline)
+        finally:  # also if a cancellation raised: nobody goes uncounted
+            done = self.give_up()
+        return done
 
     async def _reclaim(self, deadline: float) -> Reclaimed:
         self.close_pools()

@@ -157,10 +157,13 @@ class Runner(Service):
         if not step.needed:
             return Done(self.clock())
         requests: list[InFlightRequest] = self.cancel_all()
-        for pool in self.pools:
-            pool.cancel(requests, step.deadline - self.clock())
-        self._wait(lambda: self.gate.idle, step.deadline)
-        return self.give_up()
+        try:
+            for pool in self.pools:
+                pool.cancel(requests, step.deadline - self.clock())
+            self._wait(lambda: self.gate.idle, step.deadline)
+        finally:  # also if a cancellation raised: nobody goes uncounted
+            done = self.give_up()
+        return done
 
     def _reclaim(self, deadline: float) -> Reclaimed:
         self.close_pools()

@@ -20,7 +20,7 @@ from sqlalchemy.engine import make_url
 from pooldrain_compare.backends import Backend
 from pooldrain_compare.processes import clean_environment
 from tests.harness.postgres import Postgres
-from tests.harness.service import EVERY_WAY
+from tests.harness.service import EVERY_WAY, SERVERS
 from tests.harness.waiting import BOUND
 
 SECRET = "geheim-3hX"  # never to be shown
@@ -224,7 +224,7 @@ def test_a_wrong_password_is_told_and_not_shown(postgres: Postgres, guarded: str
 def test_a_pool_that_cannot_be_filled_is_told(postgres: Postgres, guarded: str) -> None:
     refusals = [
         refusal
-        for backend in EVERY_WAY  # one after the other: they share the role's connections
+        for backend in SERVERS  # one after the other: they share the role's connections
         for refusal in run_all(
             [(backend.module, *backend.options, "--bind", "127.0.0.1:0", "--pool-size", "20")],
             {"POOLDRAIN_DATABASE_URL": url_as(postgres, guarded, SECRET)},

@@ -40,7 +40,7 @@ from pooldrain.status import REFUSED
 
 logger = logging.getLogger("pooldrain")
 
-# Seconds between two attempts to replace a worker that could not start.
+# Seconds until a worker that could not start, or crashed, is replaced.
 RESPAWN_DELAY = 1.0
 
 # Seconds without a sign of life from a worker's main loop before the master replaces it.
@@ -222,14 +222,16 @@ class Master(Arbiter):
         code = os.waitstatus_to_exitcode(status)
         if self.stopping:
             self._exit_codes.append(code if code >= 0 else 128 - code)
-        elif code in (ExitCode.NOT_STARTED, ExitCode.BAD_CONFIGURATION):
-            if not self.app.ever_ready:
-                raise HaltServer("", code)  # the worker has said why
-            self._respawn_at = time.monotonic() + RESPAWN_DELAY
+        elif not self.app.ever_ready:
+            told = code in (ExitCode.NOT_STARTED, ExitCode.BAD_CONFIGURATION)  # by the worker itself
+            reason = "" if told else f"the first worker ended with exit code {code} before it was ready"
+            raise HaltServer(reason, code if told else int(ExitCode.NOT_STARTED))
         elif code < 0:
             logger.error("worker %d was killed by %s and is replaced", pid, signal.Signals(-code).name)
         else:
             logger.info("worker %d ended with exit code %d and is replaced", pid, code)
+            if code in (ExitCode.NOT_STARTED, ExitCode.BAD_CONFIGURATION) or code not in tuple(ExitCode):
+                self._respawn_at = time.monotonic() + RESPAWN_DELAY
 
     def manage_workers(self) -> None:
         """Replace missing workers; not at once, if the last ones could not start.
