@@ -161,7 +161,7 @@ def test_two_workers_of_waitress_are_refused() -> None:
 def expect_not_started(refusals: list[Refusal], postgres: Postgres, *fragments: str) -> None:
     for refusal in refusals:
         expect_one_line(refusal, NOT_STARTED, *fragments)
-    assert postgres.sessions() == []
+    postgres.await_nobody()
 
 
 def test_a_port_in_use_is_told(postgres: Postgres) -> None:

@@ -83,6 +83,10 @@ class Postgres:
         """Wait until these processes have no session; a server process ends a moment after its client."""
         eventually(lambda: not self.sessions(pids), f"no session of {sorted(pids)} left")
 
+    def await_nobody(self) -> None:
+        """Wait until no service has a session."""
+        eventually(lambda: not self.sessions(), "no session of any service left")
+
     def await_empty(self, url: str) -> None:
         """Wait until no service has a session in the database of this URL."""
         name = make_url(url).database

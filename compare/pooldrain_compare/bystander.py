@@ -1,0 +1,234 @@
+"""What the database itself says while a scenario runs: its sessions over time, its locks, its rows."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import psycopg
+from sqlalchemy.engine import make_url
+
+from pooldrain_compare import scenario_routes as routes
+from pooldrain_compare.database import APPLICATION_NAME
+from pooldrain_compare.latches import Latches
+
+_PAUSE = 0.004  # between two looks; the server offers no event for what is looked at
+_OURS = "datname = current_database() AND application_name LIKE 'pooldrain:%'"
+_NO_TABLE = sqlite3.OperationalError  # the scenario needs none
+END_OF_SESSIONS = 3.0  # seconds; a server process ends a moment after its client has said goodbye
+
+
+class Bystander(Protocol):
+    """The database under one service."""
+
+    @property
+    def url(self) -> str:
+        """As the service is told."""
+        ...
+
+    def close_latches(self, names: set[str]) -> None:
+        """Close these query latches."""
+        ...
+
+    def open_latch(self, name: str) -> None:
+        """Open a query latch."""
+        ...
+
+    def at_query(self, name: str, count: int, timeout: float, running: Callable[[], bool]) -> bool:
+        """Wait until so many statements wait there; False if they do not in `timeout` seconds."""
+        ...
+
+    def await_sessions(self, total: int, timeout: float, running: Callable[[], bool]) -> bool:
+        """Wait until there are so many sessions; False if it does not come to it in `timeout` seconds."""
+        ...
+
+    def sessions(self) -> int | None:
+        """How many there are now; None if there is no server to ask."""
+        ...
+
+    def end_sessions(self) -> None:
+        """End all sessions from the server's side."""
+        ...
+
+    def finish(self, disposing_at: float | None) -> dict[str, Any]:
+        """After the service has ended: what was seen. `disposing_at`: when the last worker began to (monotonic)."""
+        ...
+
+
+class PostgresBystander:
+    """For PostgreSQL: connections of its own to the service's database, which no other service uses."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._stack = contextlib.ExitStack()
+        self._asker = self._connect()
+        self._holder = self._connect()
+        self._watcher = self._connect()
+        self._asker.execute("DROP TABLE IF EXISTS orders")
+        self._sessions: list[tuple[float, int]] = []  # how many there were and since when, each change once
+        self._watching = True
+        self._thread = threading.Thread(target=self._watch, name="sessions", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Leave; harmless if it was done."""
+        self._watching = False
+        self._thread.join()
+        self._stack.close()
+
+    def close_latches(self, names: set[str]) -> None:
+        """Take their locks."""
+        for name in sorted(names):
+            self._holder.execute("SELECT pg_advisory_lock(%s::bigint)", (routes.latch_number(name),))
+
+    def open_latch(self, name: str) -> None:
+        """Give its lock back."""
+        self._holder.execute("SELECT pg_advisory_unlock(%s::bigint)", (routes.latch_number(name),))
+
+    def at_query(self, name: str, count: int, timeout: float, running: Callable[[], bool]) -> bool:
+        """Look at who waits for its lock."""
+        number = routes.latch_number(name)
+        return self._await(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objid = %s::bigint::oid "
+            "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+            count,
+            timeout,
+            running,
+            number,
+        )
+
+    def await_sessions(self, total: int, timeout: float, running: Callable[[], bool]) -> bool:
+        """Look at pg_stat_activity."""
+        return self._await(f"SELECT count(*) FROM pg_stat_activity WHERE {_OURS}", total, timeout, running)  # noqa: S608 - fixed
+
+    def sessions(self) -> int | None:
+        """Look at pg_stat_activity."""
+        return self._one(f"SELECT count(*) FROM pg_stat_activity WHERE {_OURS}")  # noqa: S608 - fixed
+
+    def end_sessions(self) -> None:
+        """As an administrator would."""
+        self._asker.execute(f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE {_OURS}")  # noqa: S608 - fixed
+
+    def finish(self, disposing_at: float | None) -> dict[str, Any]:
+        """Sessions and rows."""
+        gone = self.await_sessions(0, END_OF_SESSIONS, _always)
+        left = 0 if gone else self.sessions()
+        if left:
+            self.end_sessions()
+        self._watching = False
+        self._thread.join()
+        rows: list[str] = []
+        if self._one("SELECT count(*) FROM pg_class WHERE relname = 'orders'"):
+            rows = [_row(row) for row in self._asker.execute("SELECT id, item, quantity FROM orders ORDER BY id")]
+        self.close()
+        return {
+            "sessions left": left,
+            "greatest number of sessions": max((count for _, count in self._sessions), default=0),
+            "sessions opened while disposing": 0 if disposing_at is None else self._risen(disposing_at),
+            "orders": rows,
+        }
+
+    def _risen(self, since: float) -> int:
+        """By how much the number of sessions rose after this instant (monotonic), all rises together."""
+        changes = zip(self._sessions, self._sessions[1:], strict=False)
+        return sum(max(0, count - before) for (_, before), (at, count) in changes if at > since)
+
+    def _connect(self) -> psycopg.Connection[Any]:
+        return self._stack.enter_context(
+            psycopg.connect(self.url, autocommit=True, application_name=APPLICATION_NAME, connect_timeout=10)
+        )
+
+    def _one(self, statement: str, *parameters: object) -> int:
+        row = self._asker.execute(statement.encode(), parameters or None).fetchone()
+        assert row is not None, "count(*) has a row"
+        return int(row[0])
+
+    def _await(
+        self, statement: str, count: int, timeout: float, running: Callable[[], bool], *parameters: object
+    ) -> bool:
+        deadline = time.monotonic() + timeout
+        while self._one(statement, *parameters) != count:
+            if time.monotonic() > deadline or not running():
+                return False
+            time.sleep(_PAUSE)
+        return True
+
+    def _watch(self) -> None:
+        while self._watching:
+            at = time.monotonic()
+            row = self._watcher.execute(f"SELECT count(*) FROM pg_stat_activity WHERE {_OURS}").fetchone()  # noqa: S608 - fixed
+            assert row is not None, "count(*) has a row"
+            if not self._sessions or self._sessions[-1][1] != row[0]:
+                self._sessions.append((at, int(row[0])))
+            time.sleep(_PAUSE)
+
+
+class SqliteBystander:
+    """For SQLite: there is no server to ask, so only rows are seen; query latches are application latches."""
+
+    def __init__(self, path: Path, latches: Latches) -> None:
+        self.url = f"sqlite:///{path}"
+        self._path = path
+        self._latches = latches
+
+    def close(self) -> None:
+        """Nothing to leave."""
+
+    def close_latches(self, names: set[str]) -> None:
+        """They are closed."""
+
+    def open_latch(self, name: str) -> None:
+        """Let go."""
+        self._latches.open(str(routes.latch_number(name)))
+
+    def at_query(self, name: str, count: int, timeout: float, running: Callable[[], bool]) -> bool:
+        """Ask the latches."""
+        return self._latches.arrived(str(routes.latch_number(name)), count, timeout, running)
+
+    def await_sessions(self, total: int, timeout: float, running: Callable[[], bool]) -> bool:
+        """There are none."""
+        return True
+
+    def sessions(self) -> int | None:
+        """There are none to be seen."""
+        return None
+
+    def end_sessions(self) -> None:
+        """There are none."""
+
+    def finish(self, disposing_at: float | None) -> dict[str, Any]:
+        """The rows."""
+        rows: list[str] = []
+        if self._path.exists():
+            with contextlib.closing(sqlite3.connect(self._path)) as connection, contextlib.suppress(_NO_TABLE):
+                rows = [_row(row) for row in connection.execute("SELECT id, item, quantity FROM orders ORDER BY id")]
+        return {"orders": rows}
+
+
+def _always() -> bool:
+    return True
+
+
+def make_databases(url: str, prefix: str, count: int) -> list[str]:
+    """Fresh databases on a server; their URLs."""
+    names = [f"{prefix}_{number}" for number in range(count)]
+    with psycopg.connect(url, autocommit=True, application_name=APPLICATION_NAME) as connection:
+        for name in names:
+            connection.execute(f"CREATE DATABASE {name}".encode())
+    return [make_url(url).set(database=name).render_as_string(hide_password=False) for name in names]
+
+
+def drop_databases(url: str, urls: list[str]) -> None:
+    """Drop them."""
+    with psycopg.connect(url, autocommit=True, application_name=APPLICATION_NAME) as connection:
+        for each in urls:
+            connection.execute(f"DROP DATABASE IF EXISTS {make_url(each).database} WITH (FORCE)".encode())
+
+
+def _row(row: tuple[Any, ...]) -> str:
+    return ", ".join(map(str, row))
