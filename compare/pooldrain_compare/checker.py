@@ -613,8 +613,9 @@ def _exit_code(stories: Sequence[Story], report: Any, exit_code: int) -> Iterato
         worst = max(said, key=_severity)
         if exit_code != worst:
             yield f"{exit_code}, the transcript says {worst}"
-    unended = [story for story in stories if story.last is None and story.count("signal")]  # others ended in order
-    if exit_code >= _SIGNALLED and any(story.count("signal") < 2 for story in unended):
+    signalled = [story for story in stories if story.count("signal")]
+    killed = [story for story in signalled if story.last is None] or signalled  # others ended in order before
+    if exit_code >= _SIGNALLED and any(story.count("signal") < 2 for story in killed):
         yield f"{exit_code} without a second signal"
     told = _mapping(report).get("exit_code")
     if report is not None and told != exit_code and exit_code < _SIGNALLED:

@@ -81,9 +81,9 @@ def test_a_signal_while_the_database_is_being_made_leaves_nothing_behind(backend
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=clean_environment(), start_new_session=True
     ) as process:
         try:
-            eventually(lambda: postgres_processes(home), "PostgreSQL on its way")
+            eventually(lambda: postgres_processes(home), "PostgreSQL on its way", within=2 * BOUND)
             process.send_signal(signal.SIGINT)
-            output, _ = process.communicate(timeout=BOUND)
+            output, _ = process.communicate(timeout=2 * BOUND)
         finally:
             process.kill()
     assert process.returncode == 0, output
