@@ -307,7 +307,7 @@ def _reclaiming(story: Story) -> Found:
         elif name != "connection_reclaimed":
             if number < expected:
                 yield place, f"{number} of {expected} holders were named"
-            expected, number = record.get("count", 0), 0
+            expected, number = record["count"] if name == "not_returned" else 0, 0
         if name != "phase" and story.phase_at(place) not in ("RECLAIMING", "DISPOSING"):
             yield place, f"{name} in {story.phase_at(place) or 'no phase'}"
     closings, pools = story.count("pool_closing"), story.count("pool_opened")
