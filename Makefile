@@ -17,10 +17,10 @@ export PYRIGHT_PYTHON_GLOBAL_NODE := 0
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo parity test lint types pytest format lock clean distclean
+.PHONY: help setup demo parity parity-fuzz test lint types pytest format lock clean distclean
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 setup: $(READY)  ## make .venv, if it is not there or out of date
 
@@ -29,6 +29,9 @@ demo: setup  ## show every backend drain under load, side by side
 
 parity: setup  ## play every scenario on every server, and compare them
 	@$(BIN)/pooldrain-compare parity
+
+parity-fuzz: setup  ## draw scenarios for both shells, and compare them: TRIALS=2000 SEED=1
+	@$(BIN)/python -m pooldrain_compare.fuzz $(if $(TRIALS),--trials $(TRIALS)) $(if $(SEED),--seed $(SEED))
 
 test: lint types pytest  ## lint, types and tests: what CI runs
 
