@@ -1,275 +1,41 @@
-"""The catalogue of scenarios: what is done to a service, and what has to come of it. Data, no code.
-
-A scenario is a policy, a list of steps, and expectations. Steps wait for events, never for time to pass. The
-expectations say what is right; whether all servers do the same, `comparison` finds out for everything that was
-seen, expected or not.
-
-Latches: see `scenario_routes`. `/query?latch=a` is held up until `Open("a")`.
-"""
+"""Shutdowns of every kind that no fault disturbs."""
 
 from __future__ import annotations
 
-import json
-import signal
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-
 from pooldrain.shutdown import Phase
-
-POSTGRESQL, SQLITE = "postgresql", "sqlite"
-BOTH = (POSTGRESQL, SQLITE)
-
-# --- steps ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Connect:
-    """Open a connection that stays open, by name."""
-
-    name: str
-    worker: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """Begin a request, and go on. `on`: a connection opened before; else a new one, to this worker.
-
-    Its name is its X-Request-ID, so that transcripts and reports speak of it.
-    """
-
-    name: str
-    target: str
-    method: str = "GET"
-    body: bytes = b""
-    on: str | None = None
-    worker: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Ask(Start):
-    """Begin a request, and wait for its answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Admitted:
-    """Wait until these requests are in flight."""
-
-    names: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class AtQuery:
-    """Wait until so many statements wait at a query latch."""
-
-    latch: str
-    count: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class AtLatch:
-    """Wait until so many have come to an application latch."""
-
-    latch: str
-    count: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Open:
-    """Open latches; what waits there goes on."""
-
-    latches: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """Wait for the answers of these requests (or for the end of their connections)."""
-
-    names: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class FirstBytes:
-    """Wait for the first bytes of a body."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Disconnect:
-    """Close the connection of a request that is being served."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Send a signal to the service (to its master, if it has one)."""
-
-    number: signal.Signals = signal.SIGTERM
-
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """Stop the workers, as a machine that is out of breath would: what comes now queues in the kernel."""
-
-
-@dataclass(frozen=True, slots=True)
-class Resume:
-    """Let them go on."""
-
-
-@dataclass(frozen=True, slots=True)
-class OthersEnded:
-    """Wait until every worker but the first, which has requests in flight, has ended."""
-
-
-@dataclass(frozen=True, slots=True)
-class Entered:
-    """Wait until every worker has entered a phase."""
-
-    phase: Phase
-
-
-@dataclass(frozen=True, slots=True)
-class Draining:
-    """Wait until every worker refuses requests."""
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Wait for events of the transcript, by name and, if given, leak rule or request."""
-
-    name: str
-    count: int = 1
-    rule: str | None = None
-    request: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Sessions:
-    """Wait until the database server shows so many sessions of the first worker; the idle one has its `min_idle`."""
-
-    total: int
-
-
-@dataclass(frozen=True, slots=True)
-class EndSessions:
-    """End every session of the service from the database server's side."""
-
-
-Step = (
-    Connect | Start | Ask | Admitted | AtQuery | AtLatch | Open | Answered | FirstBytes | Disconnect
-    | Send | Pause | Resume | OthersEnded | Entered | Draining | Event | Sessions | EndSessions
-)  # fmt: skip
-
-SIGTERM, SIGINT = Send(), Send(signal.SIGINT)
-
-
-# --- expectations ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Band:
-    """Seconds between which a duration has to be."""
-
-    least: float
-    most: float
-
-    def __contains__(self, seconds: float) -> bool:
-        return self.least <= seconds <= self.most
-
-    def __str__(self) -> str:
-        return f"{self.least:g} to {self.most:g} s"
-
-
-# What needs no time may take this long: two processes start on the same two cores beside the one that is timed.
-AT_ONCE = Band(0.0, 1.5)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Expect:
-    """What has to come of it, on every server. Counts are sums over the workers."""
-
-    exit_code: int = 0
-    outcome: str | None = "drained"  # of the first worker; None: it leaves no report
-    hurried: bool = False
-    answers: Mapping[str, int | None] = field(default_factory=dict)  # status by request; None: no whole answer
-    refused: int = 0
-    cut: int = 0
-    leaks: Mapping[str, int] = field(default_factory=dict)  # by rule, those that are not 0
-    outstanding: (
-        tuple[str, ...] | None
-    ) = ()  # holders of what was not returned, and reclaimed; None: not the same everywhere
-    abandoned: int = 0
-    orders: tuple[str, ...] = ()  # ids in the table afterwards
-    after_last_act: Band = AT_ONCE  # from the last thing that was done to the service to its end
-    phases: Mapping[Phase, Band] = field(default_factory=dict)  # DRAINING is the suite's doing; others: AT_ONCE
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scenario:
-    """One scenario. `shows`: in one line, what it is about."""
-
-    name: str
-    shows: str
-    steps: tuple[Step, ...]
-    expect: Expect = Expect()
-    policy: tuple[str, ...] = ()  # options, in place of POLICY's
-    app: str = "create_app"  # factory of the scenario applications
-    databases: tuple[str, ...] = (POSTGRESQL,)
-    workers: tuple[int, ...] = (1, 2)
-    starts_listening: bool = True  # wait for the service to listen before the first step
-    steady_sessions: bool = True  # none is replaced before the signal: the server keeps one for a moment longer
-    second_pool: int = 0  # connections that a second engine may have
-
-    @property
-    def min_idle(self) -> int:
-        """Sessions of a worker that nothing was asked of."""
-        return int(self._values["--min-idle"])
-
-    @property
-    def most_sessions(self) -> int:
-        """Sessions that a worker may have at one time."""
-        return int(self._values["--pool-size"]) + int(self._values["--max-overflow"]) + self.second_pool
-
-    @property
-    def options(self) -> tuple[str, ...]:
-        """Its policy as options of a command line."""
-        return (*(word for pair in self._values.items() for word in pair), *filter(_is_flag, self.policy))
-
-    @property
-    def _values(self) -> dict[str, str]:
-        pairs = [word for word in self.policy if not _is_flag(word)]
-        return POLICY | dict(zip(pairs[::2], pairs[1::2], strict=True))
-
-
-def _is_flag(word: str) -> bool:
-    return word.startswith(("--no-", "--fail-"))
-
-
-# Small pools start fast; timeouts are long where they must not matter.
-POLICY: dict[str, str] = {
-    "--pool-size": "3",
-    "--max-overflow": "0",
-    "--min-idle": "1",
-    "--pool-timeout": "20",
-    "--drain-timeout": "20",
-    "--cancel-timeout": "5",
-    "--dispose-timeout": "5",
-}
-
-# A drain that times out soon, and a patience with what is cut that is long enough never to matter.
-SHORT_DRAIN = ("--drain-timeout", "0.4")
-SHORT_DRAIN_BAND = {Phase.DRAINING: Band(0.39, 1.4)}
-
-CROWD = 40  # more than a server takes in one turn of its loop
-
-
-def _order(identity: str) -> bytes:
-    return json.dumps({"id": identity, "item": "notebook", "quantity": 2}).encode()
-
-
-SCENARIOS: tuple[Scenario, ...] = (
+from pooldrain_compare.scenarios.vocabulary import (
+    AT_ONCE,
+    BOTH,
+    CROWD,
+    SHORT_DRAIN,
+    SHORT_DRAIN_BAND,
+    SIGINT,
+    SIGTERM,
+    Admitted,
+    Answered,
+    Ask,
+    AtLatch,
+    AtQuery,
+    Band,
+    Connect,
+    Disconnect,
+    Draining,
+    EndSessions,
+    Entered,
+    Event,
+    Expect,
+    FirstBytes,
+    Open,
+    OthersEnded,
+    Pause,
+    Resume,
+    Scenario,
+    Sessions,
+    Start,
+    order,
+)
+
+DRAIN: tuple[Scenario, ...] = (
     # --- nothing in the way ---
     Scenario(
         name="idle",
@@ -280,8 +46,8 @@ SCENARIOS: tuple[Scenario, ...] = (
             Ask("b", "/"),
             Ask("c", "/no-such-route"),
             Ask("d", "/db-test", method="POST"),
-            Ask("e", "/orders", method="POST", body=_order("e")),
-            Ask("f", "/orders", method="POST", body=_order("e")),
+            Ask("e", "/orders", method="POST", body=order("e")),
+            Ask("f", "/orders", method="POST", body=order("e")),
             Sessions(1),
             SIGTERM,
         ),
@@ -365,7 +131,7 @@ SCENARIOS: tuple[Scenario, ...] = (
             SIGTERM,
             Draining(),
             Ask("refused1", "/db-test"),
-            Ask("refused2", "/orders", method="POST", body=_order("late")),
+            Ask("refused2", "/orders", method="POST", body=order("late")),
             Ask("refused3", "/no-such-route"),
             Ask("live", "/livez"),
             Ask("ready", "/readyz"),
@@ -398,7 +164,7 @@ SCENARIOS: tuple[Scenario, ...] = (
             OthersEnded(),
             Ask("refused1", "/db-test", on="kept"),
             Ask("refused2", "/db-test"),
-            Ask("refused3", "/orders", method="POST", body=_order("late")),
+            Ask("refused3", "/orders", method="POST", body=order("late")),
             Open(("q",)),
         ),
         expect=Expect(answers={"slow": 200, "refused1": 503, "refused2": 503, "refused3": 503}, refused=3),
@@ -1072,5 +838,3 @@ SCENARIOS: tuple[Scenario, ...] = (
         expect=Expect(exit_code=143, outcome=None, answers={"held": None}),
     ),
 )
-
-BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
