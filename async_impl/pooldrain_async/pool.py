@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -21,8 +22,10 @@ from pooldrain.errors import StartupError
 from pooldrain.gate import InFlightRequest
 from pooldrain.ledger import Checkout, CheckoutLedger
 from pooldrain.policy import LeakPolicy, PoolPolicy
-from pooldrain.pool import (
-    ClosableAsyncQueuePool,
+from pooldrain.pool import ClosableAsyncQueuePool
+from pooldrain.runtime.database import connect_options, is_busy, shut_down_socket, startup_problem
+from pooldrain.runtime.database_url import DatabaseUrl
+from pooldrain.tracker import (
     EventSink,
     PoolTracker,
     TrackedPool,
@@ -31,10 +34,7 @@ from pooldrain.pool import (
     driver_connection,
     silence_collected_warning,
 )
-from pooldrain.runtime.database import connect_options, is_busy, shut_down_socket, startup_problem
-from pooldrain.runtime.database_url import DatabaseUrl
-from pooldrain.shutdown import Done, Reclaimed
-from pooldrain.transcript import ConnectionReclaimed
+from pooldrain_async.bounded import Work
 
 
 class PoolManager(TrackedPool):
@@ -109,29 +109,11 @@ class PoolManager(TrackedPool):
             await greenlet_spawn(self.pool.discard, record)  # the connection of the test
         self.opened(self.url.masked, started)
 
-    async def cancel(self, requests: list[InFlightRequest], timeout: float) -> None:
-        """Cancel on the server what these requests are running from this pool."""
-        cancellations = [
-            asyncio.create_task(_cancel(driver, timeout), name="pooldrain-cancel") for driver in self.drivers(requests)
-        ]
-        if cancellations:
-            await asyncio.wait(cancellations, timeout=timeout)
+    def cancellations(self, requests: list[InFlightRequest], timeout: float) -> list[Work]:
+        """What cancels, on the server, each statement that these requests are running from this pool."""
+        return [partial(_cancel, driver, timeout) for driver in self.drivers(requests)]
 
-    async def reclaim(self, deadline: float) -> Reclaimed:
-        """Refuse checkouts; name every outstanding connection, then close it. All before `deadline`."""
-        checkouts, holdings = self.tell_outstanding()
-        reclaimed = []
-
-        async def work() -> None:
-            for checkout in checkouts:
-                if await self._reclaim(checkout):
-                    reclaimed.append(checkout)
-                    self.events.emit(ConnectionReclaimed(checkout.holder, checkout.request_id))
-
-        finished = await self._bounded(work, deadline)
-        return Reclaimed(self._clock(), timed_out=not finished, holdings=holdings, reclaimed=len(reclaimed))
-
-    async def _reclaim(self, checkout: Checkout) -> bool:
+    async def reclaim(self, checkout: Checkout) -> bool:
         """Close a checked-out connection; False if its holder did so first, or if it cannot be done."""
         driver = driver_connection(checkout)
         if driver is None:
@@ -149,29 +131,11 @@ class PoolManager(TrackedPool):
         await greenlet_spawn(proxy.invalidate)
         return True
 
-    async def dispose(self, deadline: float) -> Done:
-        """Close every pooled connection, all of them before `deadline` (monotonic seconds)."""
+    async def dispose(self, deadline: float) -> None:
+        """Close every pooled connection; begin with none after `deadline` (monotonic seconds)."""
         pool = self.pool
-        pool.close()
-
-        async def work() -> None:
-            while (record := pool.take_idle()) is not None:
-                await greenlet_spawn(pool.discard, record)
-
-        finished = await self._bounded(work, deadline)
-        return Done(self._clock(), timed_out=not finished)
-
-    async def _bounded(self, work: Callable[[], Awaitable[None]], deadline: float) -> bool:
-        """Run `work`; False if it is not done at the deadline. Raises what it raises."""
-        if deadline <= self._clock():
-            return False  # what cannot be waited for is not begun
-        task = asyncio.ensure_future(work())
-        await asyncio.wait([task], timeout=max(0.0, deadline - self._clock()))
-        if not task.done():
-            task.cancel()
-            return False
-        task.result()
-        return True
+        while self._clock() < deadline and (record := pool.take_idle()) is not None:
+            await greenlet_spawn(pool.discard, record)
 
     def _discard_collected(self, record: ConnectionPoolEntry, connection: Any) -> None:
         """Nothing may be awaited inside a garbage collection: end the driver's connection as it stands."""

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import Protocol
 
 from pooldrain.errors import describe_error
@@ -29,13 +30,13 @@ from pooldrain.shutdown import (
     Failed,
     Phase,
     Reclaim,
-    Reclaimed,
     ShutdownReport,
     Stop,
     Tally,
     shutdown_sequence,
 )
 from pooldrain.transcript import StepFailed
+from pooldrain_async.bounded import run_all
 from pooldrain_async.pool import PoolManager
 
 
@@ -160,8 +161,8 @@ class Runner(Service):
         try:
             # What waits for the database unwinds by itself, as a thread does; only then are tasks cancelled.
             patience = (self.clock() + step.deadline) / 2
-            for pool in self.pools:
-                await pool.cancel(requests, patience - self.clock())
+            works = [work for pool in self.pools for work in pool.cancellations(requests, patience - self.clock())]
+            await run_all(works, patience, self.clock, name="pooldrain-cancel")
             await self._wait(lambda: self.gate.idle, patience)
             for request in list(self.gate.in_flight):
                 if isinstance(request.worker, asyncio.Task):
@@ -171,17 +172,25 @@ class Runner(Service):
             done = self.give_up()
         return done
 
-    async def _reclaim(self, deadline: float) -> Reclaimed:
-        self.close_pools()
-        reclaimed = Reclaimed(self.clock())
-        for pool in self.pools:
-            reclaimed += await pool.reclaim(deadline)
-        return reclaimed
+    async def _reclaim(self, deadline: float) -> Done:
+        works = [
+            partial(self._reclaim_from, pool, checkouts, deadline)
+            for pool, checkouts in zip(self.pools, self.tell_outstanding(), strict=True)
+        ]
+        finished = await run_all(works, deadline, self.clock, name="pooldrain-reclaim")
+        return Done(self.clock(), timed_out=not finished)
+
+    async def _reclaim_from(self, pool: PoolManager, checkouts: list[Checkout], deadline: float) -> None:
+        for checkout in checkouts:
+            if self.clock() < deadline and await pool.reclaim(checkout):
+                self.reclaimed(checkout)
 
     async def _dispose(self, deadline: float) -> Done:
         started, closed = self.clock(), self.connections_closed
-        done = [await pool.dispose(deadline) for pool in self.pools]
-        return self.disposed(Done(done[-1].now, timed_out=any(each.timed_out for each in done)), started, closed)
+        self.close_pools()
+        works = [partial(pool.dispose, deadline) for pool in self.pools]
+        finished = await run_all(works, deadline, self.clock, name="pooldrain-dispose")
+        return self.disposed(Done(self.clock(), timed_out=not finished), started, closed)
 
     async def _wait(self, happened: Callable[[], bool], deadline: float) -> None:
         """Wait until it happened or the deadline (monotonic seconds) passes."""

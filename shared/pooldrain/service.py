@@ -12,9 +12,8 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from pooldrain.gate import GivenId, InFlightRequest, RequestGate, Reservation, route_label
-from pooldrain.ledger import Checkout, LeakRule
+from pooldrain.ledger import Checkout, Holding, LeakRule
 from pooldrain.policy import ShutdownPolicy
-from pooldrain.pool import TrackedPool
 from pooldrain.shutdown import (
     CutRequest,
     Done,
@@ -23,7 +22,9 @@ from pooldrain.shutdown import (
     ShutdownReport,
     Tally,
 )
+from pooldrain.tracker import TrackedPool
 from pooldrain.transcript import (
+    ConnectionReclaimed,
     DrainEnded,
     DrainStarted,
     PhaseEntered,
@@ -62,6 +63,8 @@ class Service:
         self._pools = pools
         self._lock = lock
         self._in_flight_at_signal = 0
+        self._outstanding: tuple[Holding, ...] = ()
+        self._reclaimed = 0
 
     def changed(self) -> None:
         """Something that a step may wait for has happened. Called with the lock held; the shell wakes its waiter."""
@@ -186,6 +189,22 @@ class Service:
                 self.events.emit(RequestCut(*self._facts(request)))
         return Done(self.clock(), timed_out=bool(given_up))
 
+    def tell_outstanding(self) -> list[list[Checkout]]:
+        """Refuse checkouts, name every connection that is still out; what to reclaim, pool by pool."""
+        self.close_pools()
+        outstanding = []
+        for pool in self._pools:
+            checkouts, holdings = pool.tell_outstanding()
+            outstanding.append(checkouts)
+            self._outstanding += holdings
+        return outstanding
+
+    def reclaimed(self, checkout: Checkout) -> None:
+        """A connection was closed that its holder had not returned."""
+        with self._lock:
+            self._reclaimed += 1
+            self.events.emit(ConnectionReclaimed(checkout.holder, checkout.request_id))
+
     @property
     def connections_closed(self) -> int:
         """Connections of all pools that were seen to close."""
@@ -216,6 +235,8 @@ class Service:
                 leaks={rule.value: sum(ledger.counts[rule] for ledger in ledgers) for rule in LeakRule},
                 opened=sum(pool.tracker.opened for pool in self._pools),
                 closed=self.connections_closed,
+                outstanding=self._outstanding,
+                reclaimed=self._reclaimed,
                 leaked=any(ledger.leaked for ledger in ledgers),
                 fail_on_leak=any(ledger.policy.fail_on_leak for ledger in ledgers),
                 signals=len(self.signals),

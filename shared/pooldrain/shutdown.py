@@ -154,23 +154,6 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
-class Reclaimed(Done):
-    """What was still checked out, and how many of those could be closed."""
-
-    holdings: tuple[Holding, ...] = ()
-    reclaimed: int = 0
-
-    def __add__(self, other: Reclaimed) -> Reclaimed:
-        """The same step on another pool."""
-        return Reclaimed(
-            other.now,
-            timed_out=self.timed_out or other.timed_out,
-            holdings=self.holdings + other.holdings,
-            reclaimed=self.reclaimed + other.reclaimed,
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class Failed(Done):
     """The step raised."""
 
@@ -224,6 +207,8 @@ class Tally:
     leaks: dict[str, int]
     opened: int  # connections
     closed: int  # of those, the ones seen to close, reclaimed ones included
+    outstanding: tuple[Holding, ...]  # what had not been returned when reclaiming began
+    reclaimed: int  # how many of those were closed
     leaked: bool
     fail_on_leak: bool
     signals: int
@@ -305,23 +290,19 @@ def shutdown_sequence(
 
     # Reclaiming and disposing share one timeout: both close connections, and a dead server stalls both alike.
     dispose_deadline = course.now + policy.dispose_timeout
-    reclaimed = yield from perform(Reclaim(dispose_deadline))
+    yield from perform(Reclaim(dispose_deadline))
     disposed = yield from perform(Dispose(dispose_deadline))
     yield from perform(Stop(course.now + policy.linger, linger=policy.linger))
 
     tally = yield Close(course.now)
     assert isinstance(tally, Tally), "a runner ends with its tally"
-    return _report(course, signal, now, reclaimed, disposed, tally)
+    return _report(course, signal, now, disposed, tally)
 
 
-def _report(
-    course: _Course, signal: str, start: float, reclaimed: Done, disposed: Done, tally: Tally
-) -> ShutdownReport:
-    reclaimed_count = reclaimed.reclaimed if isinstance(reclaimed, Reclaimed) else 0
+def _report(course: _Course, signal: str, start: float, disposed: Done, tally: Tally) -> ShutdownReport:
     # What was never seen to close is still open when the process ends: nobody may call that closed.
     abandoned = tally.opened - tally.closed
-    holdings = reclaimed.holdings if isinstance(reclaimed, Reclaimed) else ()
-    leaked = tally.leaked or any(holding.rule is not None for holding in holdings)
+    leaked = tally.leaked or any(holding.rule is not None for holding in tally.outstanding)
     outcome = _outcome(abandoned > 0 or bool(course.errors) or disposed.timed_out, leaked, tally)
     return ShutdownReport(
         outcome=outcome,
@@ -333,12 +314,12 @@ def _report(
         seconds=course.now - start,
         requests=tally.requests,
         cut_requests=tally.cut_requests,
-        outstanding=holdings,
+        outstanding=tally.outstanding,
         leaks=tally.leaks,
         connections=ConnectionCounts(
             opened=tally.opened,
-            closed=tally.closed - reclaimed_count,
-            reclaimed=reclaimed_count,
+            closed=tally.closed - tally.reclaimed,
+            reclaimed=tally.reclaimed,
             abandoned=abandoned,
         ),
         errors=tuple(course.errors),

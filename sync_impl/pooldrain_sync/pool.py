@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import sqlalchemy
@@ -17,8 +18,10 @@ from pooldrain.errors import StartupError
 from pooldrain.gate import InFlightRequest
 from pooldrain.ledger import Checkout, CheckoutLedger
 from pooldrain.policy import LeakPolicy, PoolPolicy
-from pooldrain.pool import (
-    ClosableQueuePool,
+from pooldrain.pool import ClosableQueuePool
+from pooldrain.runtime.database import connect_options, is_busy, shut_down_socket, startup_problem
+from pooldrain.runtime.database_url import DatabaseUrl
+from pooldrain.tracker import (
     EventSink,
     PoolTracker,
     TrackedPool,
@@ -26,10 +29,7 @@ from pooldrain.pool import (
     dbapi_connection,
     driver_connection,
 )
-from pooldrain.runtime.database import connect_options, is_busy, shut_down_socket, startup_problem
-from pooldrain.runtime.database_url import DatabaseUrl
-from pooldrain.shutdown import Done, Reclaimed
-from pooldrain.transcript import ConnectionReclaimed
+from pooldrain_sync.bounded import Work
 
 
 class PoolManager(TrackedPool):
@@ -95,33 +95,11 @@ class PoolManager(TrackedPool):
             self.pool.discard(record)  # the connection of the test
         self.opened(self.url.masked, started)
 
-    def cancel(self, requests: list[InFlightRequest], timeout: float) -> None:
-        """Cancel on the server what these requests are running from this pool."""
-        threads = [
-            threading.Thread(target=_cancel, args=(driver, timeout), name="pooldrain-cancel", daemon=True)
-            for driver in self.drivers(requests)
-        ]
-        for thread in threads:
-            thread.start()
-        deadline = self._clock() + timeout
-        for thread in threads:
-            thread.join(max(0.0, deadline - self._clock()))
+    def cancellations(self, requests: list[InFlightRequest], timeout: float) -> list[Work]:
+        """What cancels, on the server, each statement that these requests are running from this pool."""
+        return [partial(_cancel, driver, timeout) for driver in self.drivers(requests)]
 
-    def reclaim(self, deadline: float) -> Reclaimed:
-        """Refuse checkouts; name every outstanding connection, then close it. All before `deadline`."""
-        checkouts, holdings = self.tell_outstanding()
-        reclaimed = []
-
-        def work() -> None:
-            for checkout in checkouts:
-                if self._reclaim(checkout):
-                    reclaimed.append(checkout)
-                    self.events.emit(ConnectionReclaimed(checkout.holder, checkout.request_id))
-
-        finished = self._bounded(work, deadline)
-        return Reclaimed(self._clock(), timed_out=not finished, holdings=holdings, reclaimed=len(reclaimed))
-
-    def _reclaim(self, checkout: Checkout) -> bool:
+    def reclaim(self, checkout: Checkout) -> bool:
         """Close a checked-out connection; False if its holder did so first, or if it cannot be done."""
         driver = driver_connection(checkout)
         if driver is None:
@@ -139,36 +117,11 @@ class PoolManager(TrackedPool):
         proxy.invalidate()
         return True
 
-    def dispose(self, deadline: float) -> Done:
-        """Close every pooled connection, all of them before `deadline` (monotonic seconds)."""
+    def dispose(self, deadline: float) -> None:
+        """Close every pooled connection; begin with none after `deadline` (monotonic seconds)."""
         pool = self.pool
-        pool.close()
-
-        def work() -> None:
-            while (record := pool.take_idle()) is not None:
-                pool.discard(record)
-
-        finished = self._bounded(work, deadline)
-        return Done(self._clock(), timed_out=not finished)
-
-    def _bounded(self, work: Callable[[], None], deadline: float) -> bool:
-        """Run `work` in a thread; False if it is not done at the deadline. Raises what it raises."""
-        if deadline <= self._clock():
-            return False  # what cannot be waited for is not begun
-        errors = []
-
-        def guarded() -> None:
-            try:
-                work()
-            except Exception as error:  # noqa: BLE001 - raised again in the caller's thread
-                errors.append(error)
-
-        thread = threading.Thread(target=guarded, name="pooldrain-close", daemon=True)
-        thread.start()
-        thread.join(max(0.0, deadline - self._clock()))
-        if errors:
-            raise errors[0]
-        return not thread.is_alive()
+        while self._clock() < deadline and (record := pool.take_idle()) is not None:
+            pool.discard(record)
 
 
 def _cancel(driver: Any, timeout: float) -> None:

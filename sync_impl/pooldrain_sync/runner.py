@@ -8,10 +8,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from pooldrain.errors import describe_error
 from pooldrain.gate import InFlightRequest, Reservation
+from pooldrain.ledger import Checkout
 from pooldrain.policy import LeakPolicy, PoolPolicy, ShutdownPolicy
 from pooldrain.runtime.database_url import DatabaseUrl
 from pooldrain.service import Service
@@ -26,13 +28,13 @@ from pooldrain.shutdown import (
     Failed,
     Phase,
     Reclaim,
-    Reclaimed,
     ShutdownReport,
     Stop,
     Tally,
     shutdown_sequence,
 )
 from pooldrain.transcript import StepFailed
+from pooldrain_sync.bounded import run_all
 from pooldrain_sync.pool import PoolManager
 
 
@@ -158,24 +160,33 @@ class Runner(Service):
             return Done(self.clock())
         requests: list[InFlightRequest] = self.cancel_all()
         try:
-            for pool in self.pools:
-                pool.cancel(requests, step.deadline - self.clock())
+            patience = step.deadline - self.clock()
+            works = [work for pool in self.pools for work in pool.cancellations(requests, patience)]
+            run_all(works, step.deadline, self.clock, name="pooldrain-cancel")
             self._wait(lambda: self.gate.idle, step.deadline)
         finally:  # also if a cancellation raised: nobody goes uncounted
             done = self.give_up()
         return done
 
-    def _reclaim(self, deadline: float) -> Reclaimed:
-        self.close_pools()
-        reclaimed = Reclaimed(self.clock())
-        for pool in self.pools:
-            reclaimed += pool.reclaim(deadline)
-        return reclaimed
+    def _reclaim(self, deadline: float) -> Done:
+        works = [
+            partial(self._reclaim_from, pool, checkouts, deadline)
+            for pool, checkouts in zip(self.pools, self.tell_outstanding(), strict=True)
+        ]
+        finished = run_all(works, deadline, self.clock, name="pooldrain-reclaim")
+        return Done(self.clock(), timed_out=not finished)
+
+    def _reclaim_from(self, pool: PoolManager, checkouts: list[Checkout], deadline: float) -> None:
+        for checkout in checkouts:
+            if self.clock() < deadline and pool.reclaim(checkout):
+                self.reclaimed(checkout)
 
     def _dispose(self, deadline: float) -> Done:
         started, closed = self.clock(), self.connections_closed
-        done = [pool.dispose(deadline) for pool in self.pools]
-        return self.disposed(Done(done[-1].now, timed_out=any(each.timed_out for each in done)), started, closed)
+        self.close_pools()
+        works = [partial(pool.dispose, deadline) for pool in self.pools]
+        finished = run_all(works, deadline, self.clock, name="pooldrain-dispose")
+        return self.disposed(Done(self.clock(), timed_out=not finished), started, closed)
 
     def _wait(self, happened: Callable[[], bool], deadline: float) -> None:
         """Wait until it happened or the deadline (monotonic seconds) passes."""

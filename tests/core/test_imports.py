@@ -32,12 +32,14 @@ ORDER = [
     "demo",
     "transcript",
     "normal_form",
+    "queues",
     "pool",
+    "tracker",
     "service",
     "runtime",
 ]
 # What decides: everything but the pool and the edges. From the standard library it may have what only computes.
-DECIDING = [name for name in ORDER if name not in ("pool", "runtime")]
+DECIDING = [name for name in ORDER if name not in ("queues", "pool", "tracker", "runtime")]
 HARMLESS = {
     "__future__",
     "collections.abc",

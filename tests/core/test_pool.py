@@ -19,7 +19,8 @@ from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util import greenlet_spawn
 
 from pooldrain import PoolClosed
-from pooldrain.pool import ClosableAsyncQueue, ClosableAsyncQueuePool, ClosablePool, ClosableQueuePool
+from pooldrain.pool import ClosableAsyncQueuePool, ClosablePool, ClosableQueuePool
+from pooldrain.queues import ClosableAsyncQueue
 from pooldrain.runtime.database_url import DatabaseUrl
 from pooldrain.status import PoolStatus
 from tests.harness.colours import Colour, Loop, both_colours, run, until_waiting

@@ -10,7 +10,6 @@ import pytest
 from pooldrain.gate import CURRENT_REQUEST, InFlightRequest, Reservation
 from pooldrain.ledger import CheckoutLedger
 from pooldrain.policy import LeakPolicy, PoolPolicy, ShutdownPolicy
-from pooldrain.pool import PoolTracker, TrackedPool
 from pooldrain.service import Service
 from pooldrain.shutdown import (
     ConnectionCounts,
@@ -23,6 +22,7 @@ from pooldrain.shutdown import (
     Tally,
 )
 from pooldrain.status import PoolStatus
+from pooldrain.tracker import PoolTracker, TrackedPool
 from pooldrain.transcript import Event
 
 
@@ -410,6 +410,8 @@ def test_the_tally_holds_the_facts_of_the_whole_life() -> None:
         leaks={"collected": 0, "unreturned": 1, "overdue": 0, "threshold": 0},
         opened=10,
         closed=9,
+        outstanding=(),
+        reclaimed=0,
         leaked=True,
         fail_on_leak=True,
         signals=1,

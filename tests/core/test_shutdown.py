@@ -29,7 +29,6 @@ from pooldrain.shutdown import (
     Outcome,
     Phase,
     Reclaim,
-    Reclaimed,
     RequestCounts,
     ShutdownReport,
     Stop,
@@ -54,6 +53,8 @@ CLEAN = Tally(
     leaks={"collected": 0, "unreturned": 0, "overdue": 0, "threshold": 0},
     opened=10,
     closed=10,
+    outstanding=(),
+    reclaimed=0,
     leaked=False,
     fail_on_leak=False,
     signals=1,
@@ -211,8 +212,8 @@ def test_any_other_step_may_time_out_if_nothing_comes_of_it(step: str) -> None:
 
 
 def test_a_connection_that_was_not_seen_to_close_is_abandoned() -> None:
-    reclaimed = Reclaimed(0, holdings=(LEAK, LEAK), reclaimed=1)
-    report, _ = shut_down(each_takes(1.0, reclaim=reclaimed), replace(CLEAN, opened=12, closed=11))
+    tally = replace(CLEAN, opened=12, closed=11, outstanding=(LEAK, LEAK), reclaimed=1)
+    report, _ = shut_down(each_takes(1.0), tally)
     assert report.connections == ConnectionCounts(opened=12, closed=10, reclaimed=1, abandoned=1)
     assert (report.outcome, report.exit_code) == (Outcome.DISPOSE_FAILED, 4)
 
@@ -241,8 +242,8 @@ def test_a_leak_is_reported_and_punished_only_where_that_was_asked_for(
 def test_what_is_still_out_at_the_end_is_a_leak_if_any_rule_says_so_and_not_if_it_is_merely_busy(
     rule: str | None, code: int
 ) -> None:
-    reclaimed = Reclaimed(0, holdings=(replace(LEAK, rule=rule),), reclaimed=1)
-    report, _ = shut_down(each_takes(1.0, reclaim=reclaimed), replace(CLEAN, fail_on_leak=True))
+    tally = replace(CLEAN, outstanding=(replace(LEAK, rule=rule),), reclaimed=1, fail_on_leak=True)
+    report, _ = shut_down(each_takes(1.0), tally)
     assert report.exit_code == code
 
 
@@ -256,9 +257,9 @@ def test_the_worst_of_several_misfortunes_makes_the_exit_code() -> None:
 
 
 def test_the_report_has_the_shape_that_is_documented() -> None:
-    reclaimed = Reclaimed(0, holdings=(LEAK,), reclaimed=1)
-    tally = replace(CUT, leaks={**CLEAN.leaks, "unreturned": 1}, opened=15, closed=15)
-    report, _ = shut_down(each_takes(0.25, drain=Done(0, timed_out=True), reclaim=reclaimed), tally)
+    leaks = {**CLEAN.leaks, "unreturned": 1}
+    tally = replace(CUT, leaks=leaks, opened=15, closed=15, outstanding=(LEAK,), reclaimed=1)
+    report, _ = shut_down(each_takes(0.25, drain=Done(0, timed_out=True)), tally)
     assert report.as_dict() == {
         "outcome": "cut",
         "exit_code": 3,
@@ -288,16 +289,18 @@ def test_the_report_has_the_shape_that_is_documented() -> None:
 
 
 def test_the_report_is_plain_data() -> None:
-    report, _ = shut_down(each_takes(1 / 3, reclaim=Reclaimed(0, holdings=(LEAK,), reclaimed=1)))
+    report, _ = shut_down(each_takes(1 / 3), replace(CLEAN, outstanding=(LEAK,), reclaimed=1))
     written = json.loads(json.dumps(report.as_dict()))
     assert written["seconds"] == 2.0
     assert written["phases"][0] == {"phase": "ANNOUNCING", "seconds": 0.333333}
 
 
-def test_what_was_reclaimed_of_several_pools_is_one_result() -> None:
-    first = Reclaimed(1.0, timed_out=True, holdings=(LEAK,), reclaimed=1)
-    second = Reclaimed(2.0, holdings=(LEAK, LEAK), reclaimed=2)
-    assert first + second == Reclaimed(2.0, timed_out=True, holdings=(LEAK, LEAK, LEAK), reclaimed=3)
+def test_a_reclaiming_that_fails_half_way_still_tells_what_was_out_and_what_was_closed() -> None:
+    failed = Failed(0, error="close failed")
+    tally = replace(CLEAN, opened=12, closed=11, outstanding=(LEAK, LEAK), reclaimed=1)
+    report, _ = shut_down(each_takes(1.0, reclaim=failed), tally)
+    assert report.outstanding == (LEAK, LEAK)
+    assert report.connections == ConnectionCounts(opened=12, closed=10, reclaimed=1, abandoned=1)
 
 
 # -- exit codes
@@ -369,27 +372,28 @@ instants = st.integers(0, 10**6).map(lambda quarters: quarters / 4)  # floats th
 results = st.one_of(
     st.builds(Done, instants, st.booleans(), st.booleans()),
     st.builds(Failed, instants, st.booleans(), st.booleans(), error=st.text()),
-    st.builds(Reclaimed, instants, holdings=st.just((LEAK,)), reclaimed=st.integers(0, 3)),
 )
 
 
 @given(
     st.lists(results, min_size=6, max_size=6),
     st.integers(0, 3),
-    st.tuples(st.integers(3, 9), st.integers(0, 9)),
+    st.tuples(st.integers(3, 9), st.integers(0, 9), st.integers(0, 3)),
     st.booleans(),
     st.booleans(),
 )
 def test_whatever_the_steps_answer_the_report_is_consistent(
-    answers: list[Done], cut: int, connections: tuple[int, int], leaked: bool, fail_on_leak: bool
+    answers: list[Done], cut: int, connections: tuple[int, int, int], leaked: bool, fail_on_leak: bool
 ) -> None:
-    closed, left = connections
+    closed, left, reclaimed = connections
     tally = replace(
         CLEAN,
         requests=RequestCounts(cut=cut),
         cut_requests=tuple(CutRequest("r", "GET /", 0.0, None) for _ in range(cut)),
         opened=closed + left,
         closed=closed,
+        outstanding=(LEAK,) * reclaimed,
+        reclaimed=reclaimed,
         leaked=leaked,
         fail_on_leak=fail_on_leak,
     )

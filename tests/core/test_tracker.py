@@ -26,9 +26,9 @@ import pooldrain_async.pool
 import pooldrain_sync.pool
 from pooldrain import LeakPolicy, PoolClosed, PoolPolicy
 from pooldrain.gate import CURRENT_REQUEST, InFlightRequest
-from pooldrain.pool import dbapi_connection, driver_connection
 from pooldrain.runtime.database_url import DatabaseUrl
 from pooldrain.status import PoolStatus
+from pooldrain.tracker import dbapi_connection, driver_connection
 from pooldrain.transcript import Event
 from tests.harness.colours import PATIENCE, Colour, Loop, Threads, both_colours, run
 
@@ -342,6 +342,7 @@ def test_at_the_end_the_pool_closes_and_every_holder_is_named_oldest_first(colou
         with serving("/second"):
             second = seen.connect()
         del seen.events.seen[:]
+        seen.manager.close()
         checkouts, holdings = seen.manager.tell_outstanding()
         assert [checkout.holder for checkout in checkouts] == ["GET /first", "GET /second"]
         assert [(holding.holder, holding.age) for holding in holdings] == [("GET /first", 1.0), ("GET /second", 0.0)]

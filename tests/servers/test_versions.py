@@ -19,7 +19,7 @@ PATCHED = {
     "gunicorn": ("27.0.1", ["pooldrain.runtime.master", "pooldrain_sync.servers.gunicorn"]),
     "waitress": ("3.0.2", ["pooldrain_sync.servers.waitress"]),
     "uvicorn": ("0.54.0", ["pooldrain_async.servers.uvicorn"]),
-    "sqlalchemy": ("2.1", ["pooldrain.pool"]),
+    "sqlalchemy": ("2.1", ["pooldrain.pool", "pooldrain.queues"]),
 }
 
 # Each of our classes, and what it overrides: a method of another name there would never be called.
@@ -39,7 +39,7 @@ OVERRIDDEN = {
     "pooldrain_async.servers.uvicorn:DrainProtocol": ("connection_made", "data_received", "connection_lost"),
     "pooldrain_async.servers.uvicorn:UvicornServer": ("capture_signals",),
     "pooldrain.pool:ClosablePool": ("dispose", "recreate", "_do_get", "_do_return_conn"),
-    "pooldrain.pool:ClosableQueue": ("get",),
+    "pooldrain.queues:ClosableQueue": ("get",),
     "pooldrain.pool:ClosableQueuePool": ("_queue_class",),
     "pooldrain.pool:ClosableAsyncQueuePool": ("_queue_class",),
 }
@@ -79,7 +79,7 @@ def test_the_version_is_the_one_whose_internals_were_read(package: str) -> None:
     assert installed == expected or installed.startswith(f"{expected}."), f"{modules} patch {package} {expected}"
     pins = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     every = [*pins["dependencies"], *(pin for extra in pins["optional-dependencies"].values() for pin in extra)]
-    [pin] = {pin for pin in every if re.match(rf"{package}\b", pin)}
+    [pin] = {pin for pin in every if re.match(rf"{package}(?![\w-])", pin)}
     assert expected in pin
     assert re.search(r"==|,<", pin), f"{pin} lets other versions in"
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,14 +88,13 @@ def run_campaign(
             diverged = Divergence(scenario, found)
             raise _DivergedError(diverged)
 
-    with frozen():
-        try:
-            trial()
-        except _DivergedError as error:
-            diverged = error.divergence  # the least one: Hypothesis ends with it
-        except Flaky:
-            assert diverged is not None
-            diverged.differences.insert(0, "not every time: the harness leaves something to chance")
+    try:
+        trial()
+    except _DivergedError as error:
+        diverged = error.divergence  # the least one: Hypothesis ends with it
+    except Flaky:
+        assert diverged is not None
+        diverged.differences.insert(0, "not every time: the harness leaves something to chance")
     return Result(number, done, time.monotonic() - started, diverged)
 
 
@@ -107,17 +104,6 @@ def try_out(scenario: Scenario) -> list[str]:
         return differences(scenario)
     except Exception as error:  # noqa: BLE001 - whatever it is, the scenario that brings it about is wanted
         return [f"the harness failed: {describe_error(error)}"]
-
-
-@contextmanager
-def frozen() -> Generator[None, None, None]:
-    """Let garbage collections, which scenarios ask for, look at nothing but what a trial made: 50 times as fast."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def save(divergence: Divergence, directory: Path) -> Path:

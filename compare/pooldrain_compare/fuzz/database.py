@@ -69,11 +69,6 @@ class Database:
         """How many of them no client has let go, also those that are lost and whose client does not know yet."""
         return sum(session.held for session in self.sessions)
 
-    @property
-    def can_hang(self) -> bool:
-        """Whether a close may hang now. SQLite's never does, and asyncio would end aiosqlite's otherwise."""
-        return self.driver == "psycopg" and self.may_hang()
-
     def kill_idle(self) -> None:
         """End the sessions that do nothing, as an administrator or a firewall would.
 
@@ -128,11 +123,12 @@ class Session:
 
     def closing(self) -> str | None:
         """Begin to close; the key to wait for, if that hangs."""
-        closing = self.database.closing if self.open else "well"
-        if closing == "raises":
+        if not self.open or self.database.driver == "sqlite":
+            return None  # there is nobody to say good-bye to
+        if self.database.closing == "raises":
             self.finish()  # what fails to say good-bye is gone all the same
             raise sqlite3.OperationalError("close failed")
-        return f"{CLOSE} {self.number}" if closing == "hangs" and self.database.can_hang else None
+        return f"{CLOSE} {self.number}" if self.database.closing == "hangs" and self.database.may_hang() else None
 
     def cancel(self) -> None:
         """Cancel the statement that runs, if it listens."""

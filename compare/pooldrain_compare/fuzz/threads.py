@@ -14,14 +14,14 @@ import sqlalchemy.util.queue
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-import pooldrain_sync.pool
+import pooldrain_sync.bounded
 import pooldrain_sync.runner
 from pooldrain.errors import describe_error
 from pooldrain.gate import CLOSE_CONNECTION
 from pooldrain.ledger import hold_as
-from pooldrain.pool import TrackedPool
 from pooldrain.runtime.problems import explain_error
 from pooldrain.shutdown import ShutdownReport, Stop
+from pooldrain.tracker import TrackedPool
 from pooldrain_compare.fuzz.database import Session, serve_threads
 from pooldrain_compare.fuzz.scenario import Scenario
 from pooldrain_compare.fuzz.turns import Modules, Thread, Turns, replaced
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 # Where the threaded shell waits: here its modules are given other ones.
 _WAITING = (
-    (pooldrain_sync.pool, "threading"),
+    (pooldrain_sync.bounded, "threading"),
     (pooldrain_sync.runner, "threading"),
     (pooldrain_sync.runner, "time"),
     (sqlalchemy.util.queue, "threading"),
@@ -168,7 +168,7 @@ class Program:
         connection = self._engine.connect()
         connection.execute(SELECT)
         del connection
-        gc.collect(1)
+        gc.collect()
 
     def background(self, number: int) -> None:
         def report() -> None:

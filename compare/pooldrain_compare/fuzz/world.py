@@ -9,10 +9,10 @@ from typing import Any
 from sqlalchemy import text
 
 from pooldrain import status
-from pooldrain.pool import EventSink, TrackedPool
 from pooldrain.runtime.database_url import DatabaseUrl
 from pooldrain.service import Service
 from pooldrain.status import Answer
+from pooldrain.tracker import EventSink, TrackedPool
 from pooldrain.transcript import Event
 from pooldrain_compare.fuzz import database
 from pooldrain_compare.fuzz.database import Database, Wait

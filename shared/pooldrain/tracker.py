@@ -1,0 +1,312 @@
+"""What keeps the ledger: the pool's checkouts and checkins, SQLAlchemy's events, and the books in words."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import warnings
+import weakref
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import sqlalchemy
+import sqlalchemy.exc
+from sqlalchemy import event
+from sqlalchemy.engine import Connection
+from sqlalchemy.pool import (
+    ConnectionPoolEntry,
+    PoolProxiedConnection,
+)
+from sqlalchemy.pool.base import _ConnectionFairy
+
+from pooldrain.gate import InFlightRequest
+from pooldrain.ledger import Checkout, CheckoutLedger, Holding, Leak, describe
+from pooldrain.policy import PoolPolicy
+from pooldrain.pool import ClosablePool
+from pooldrain.stacks import RawStack, StackWalker, call_sites
+from pooldrain.status import PoolStatus
+from pooldrain.transcript import (
+    CheckedIn,
+    CheckedOut,
+    ConnectionClosed,
+    ConnectionOpened,
+    Event,
+    LeakFound,
+    LeakReturned,
+    NotReturned,
+    Outstanding,
+    PoolClosing,
+    PoolOpened,
+)
+
+# Characters kept of the last statement: it is shown to people, not replayed.
+STATEMENT_KEPT = 400
+
+
+class EventSink(Protocol):
+    """Where events go. `detailed`: whether events of single checkouts are wanted at all."""
+
+    detailed: bool
+
+    def emit(self, event: Event) -> None:
+        """Take one event."""
+
+
+# Not the user's lines; contextlib is what `engine.begin()` is made with.
+_OWN = (
+    *(f"{Path(module.__file__ or '').parent}{os.sep}" for module in (sqlalchemy, sys.modules["pooldrain"])),
+    "<sqlalchemy generated",  # the decorators of its ORM sessions
+    contextlib.__file__,
+)
+
+
+def silence_collected_warning() -> None:
+    """Keep SQLAlchemy from warning, twice, of what the `collected` rule reports by name."""
+    message = "The garbage collector is trying to clean up non-checked-in connection"
+    warnings.filterwarnings("ignore", message, sqlalchemy.exc.SAWarning)
+    logger = logging.getLogger(ClosablePool._sqla_logger_namespace)
+    logger.addFilter(lambda record: not str(record.msg).startswith(message))
+
+
+class PoolTracker:
+    """Listens to a pool's events and keeps the ledger.
+
+    The shells pass what differs between their colours: `lock` (what guards the ledger), `clock` (monotonic
+    seconds), `frame` (the innermost frame to look for the caller in; None: where the checkout is called),
+    `worker` (what runs the caller) and `discard` (closes a connection that the garbage collector found).
+
+    Checkouts and checkins come straight from the pool, the rest by SQLAlchemy's events, which cost more.
+    """
+
+    def __init__(
+        self,
+        ledger: CheckoutLedger,
+        events: EventSink,
+        *,
+        lock: AbstractContextManager[Any],
+        clock: Callable[[], float],
+        skip: tuple[str, ...] = (),
+        frame: Callable[[], FrameType | None] | None = None,
+        worker: Callable[[], object] | None = None,
+        discard: Callable[[ConnectionPoolEntry, Any], None],
+    ) -> None:
+        self.ledger = ledger
+        self.opened = 0
+        self.closed = 0
+        self._open: set[int] = set()  # identities of the open connections: each closing counts once
+        self._events = events
+        self._lock = lock
+        self._clock = clock
+        self._frame = frame
+        self._worker = worker
+        self._discard = discard
+        self._walker = StackWalker((*_OWN, *skip))
+
+    def listen(self, engine: sqlalchemy.Engine) -> None:
+        """Attach to the engine and its pool (and to the pools that `dispose` puts in its place)."""
+        assert isinstance(engine.pool, ClosablePool), "an engine made with poolclass=Closable…QueuePool"
+        engine.pool.track(self)
+        event.listen(engine.pool, "connect", self._connected)
+        event.listen(engine.pool, "detach", self._detached)
+        event.listen(engine, "before_cursor_execute", self._executing)
+
+    def describe(self, checkout: Checkout, now: float) -> Holding:
+        """`checkout` in words, asking the driver whether it is in a transaction."""
+        return describe(checkout, now, in_transaction(driver_connection(checkout)))
+
+    def report(self, leaks: list[Leak]) -> None:
+        """Log each leak by name."""
+        now = self._clock()
+        for leak in leaks:
+            if leak.checkout is not None:
+                self._events.emit(LeakFound(leak.rule.value, self.describe(leak.checkout, now)))
+
+    def _connected(self, connection: Any, record: ConnectionPoolEntry) -> None:
+        with self._lock:
+            self.opened += 1
+            self._open.add(id(connection))
+            if self._events.detailed:
+                self._events.emit(ConnectionOpened())
+
+    def closed_one(self, connection: Any) -> None:
+        """A connection is closed, or was ended from outside (its socket shut down); counts once."""
+        with self._lock:
+            if id(connection) in self._open:
+                self._open.remove(id(connection))
+                self.closed += 1
+                if self._events.detailed:
+                    self._events.emit(ConnectionClosed())
+
+    def caller(self) -> RawStack:
+        """Who is checking out."""
+        return self._walker.capture(sys._getframe(1) if self._frame is None else self._frame())
+
+    def checked_out(self, proxy: _ConnectionFairy, caller: RawStack) -> None:
+        """A connection has left the pool."""
+        record = proxy._connection_record
+        assert record is not None
+        worker = None if self._worker is None else self._worker()
+        with self._lock:
+            checkout = self.ledger.check_out(record, self._clock(), caller, worker, record.fairy_ref)
+            if self._events.detailed:
+                sites = call_sites(caller)
+                self._events.emit(CheckedOut(checkout.holder, checkout.request_id, str(sites[0]) if sites else ""))
+
+    def checked_in(self, record: ConnectionPoolEntry) -> None:
+        """A connection is coming back."""
+        with self._lock:
+            checkout = self.ledger.check_in(record)
+            if checkout is None:  # a checkout that failed half-way
+                return
+            connection = record.dbapi_connection
+            if checked_out_proxy(checkout) is not None:
+                if checkout.rule is not None or self._events.detailed:
+                    self._tell_returned(checkout, connection)
+                return
+            self._collected(checkout)
+        if connection is not None:
+            self._discard(record, connection)
+
+    def _tell_returned(self, checkout: Checkout, connection: Any) -> None:
+        now = self._clock()
+        if checkout.rule is not None and connection is not None:  # not if it is we who closed it
+            self._events.emit(LeakReturned(checkout.rule.value, self.describe(checkout, now)))
+        if self._events.detailed:
+            self._events.emit(CheckedIn(checkout.holder, checkout.request_id, round(now - checkout.since, 6)))
+
+    def _detached(self, connection: Any, record: ConnectionPoolEntry) -> None:
+        """A connection left the pool for good: by the user's `detach()`, or (asyncio) by garbage collection."""
+        with self._lock:
+            holder = self.ledger.outstanding.get(record)
+            proxy = None if holder is None else checked_out_proxy(holder)
+            if proxy is not None and proxy.dbapi_connection is not connection:
+                return  # the record has been checked out again meanwhile
+            checkout = self.ledger.check_in(record)
+            if checkout is None or proxy is not None:
+                return
+            self._collected(checkout)
+        self._discard(record, connection)
+
+    def _collected(self, checkout: Checkout) -> None:
+        # SQLAlchemy would silently pool it again (threads) or drop it half-open (asyncio); both colours discard it.
+        now = self._clock()
+        leak = self.ledger.collected(checkout, now)
+        # Its transaction cannot be told any more: the threads' pool has rolled back, asyncio's has let go of it.
+        self._events.emit(LeakFound(leak.rule.value, describe(checkout, now)))
+
+    def _executing(
+        self, connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool
+    ) -> None:
+        proxy = connection.connection
+        record = getattr(proxy, "_connection_record", None)
+        checkout = self.ledger.outstanding.get(record)
+        if checkout is not None:
+            checkout.statement = statement[:STATEMENT_KEPT]
+
+
+class TrackedPool:
+    """What both shells' pool managers are made of: the ledger's books in words, without a colour."""
+
+    ledger: CheckoutLedger
+    tracker: PoolTracker
+    events: EventSink
+    policy: PoolPolicy
+
+    def __init__(self, lock: AbstractContextManager[Any], clock: Callable[[], float]) -> None:
+        self._lock = lock
+        self._clock = clock
+
+    @property
+    def pool(self) -> ClosablePool:
+        """The pool of this moment (`Engine.dispose()` replaces it)."""
+        raise NotImplementedError
+
+    @property
+    def status(self) -> PoolStatus:
+        """The pool's numbers."""
+        return self.pool.numbers()
+
+    def close(self) -> None:
+        """Refuse checkouts from now on, and wake who waits for one. Closes no connection."""
+        self.pool.close()
+
+    def outstanding(self) -> list[Checkout]:
+        """Every connection that is checked out, oldest first."""
+        with self._lock:
+            return list(self.ledger.outstanding.values())
+
+    def holdings(self) -> tuple[Holding, ...]:
+        """The same in words."""
+        now = self._clock()
+        return tuple(self.tracker.describe(checkout, now) for checkout in self.outstanding())
+
+    def drivers(self, requests: Iterable[InFlightRequest]) -> list[Any]:
+        """The drivers' connections that these requests hold from this pool."""
+        with self._lock:
+            mine = self.ledger.outstanding
+            held = [c for request in requests for c in request.checkouts if mine.get(c.key) is c]
+        return [driver for checkout in held if (driver := driver_connection(checkout)) is not None]
+
+    def report_overdue(self) -> float:
+        """Report what has become overdue; the seconds until something else can."""
+        age = self.ledger.policy.leak_age
+        assert age is not None, "the overdue rule is off"
+        with self._lock:
+            now = self._clock()
+            leaks = self.ledger.overdue(now)
+            due = self.ledger.next_overdue()
+        self.tracker.report(leaks)
+        return max(0.001, age if due is None else due - now)
+
+    def opened(self, url: str, started: float) -> None:
+        """Tell that the pool is open."""
+        status = self.status
+        seconds = round(self._clock() - started, 6)
+        self.events.emit(PoolOpened(url, status.pool_size, self.policy.max_overflow, status.idle, seconds))
+
+    def tell_outstanding(self) -> tuple[list[Checkout], tuple[Holding, ...]]:
+        """Name every connection that is still out."""
+        self.events.emit(PoolClosing(self.status))
+        now = self._clock()
+        checkouts = self.outstanding()
+        holdings = tuple(self.tracker.describe(checkout, now) for checkout in checkouts)
+        if holdings:
+            self.events.emit(NotReturned(len(holdings)))
+        for number, holding in enumerate(holdings, 1):
+            self.events.emit(Outstanding(number, holding))
+        return checkouts, holdings
+
+
+def driver_connection(checkout: Checkout) -> Any:
+    """The driver's connection of a checkout; None once it is closed."""
+    record = checkout.key
+    return record.driver_connection if isinstance(record, ConnectionPoolEntry) else None
+
+
+def dbapi_connection(checkout: Checkout) -> Any:
+    """SQLAlchemy's connection of a checkout; None once it is closed."""
+    record = checkout.key
+    return record.dbapi_connection if isinstance(record, ConnectionPoolEntry) else None
+
+
+def checked_out_proxy(checkout: Checkout) -> PoolProxiedConnection | None:
+    """What the holder holds; None once it was garbage collected."""
+    reference = checkout.proxy
+    proxy = reference() if isinstance(reference, weakref.ref) else None
+    return proxy if isinstance(proxy, PoolProxiedConnection) else None
+
+
+def in_transaction(driver_connection: Any) -> bool | None:
+    """Whether a driver's connection is in a transaction: psycopg (both colours), sqlite3; None if it cannot tell."""
+    if driver_connection is None:
+        return None
+    info = getattr(driver_connection, "info", None)
+    if info is not None:
+        return bool(info.transaction_status.value != 0)  # libpq: PQTRANS_IDLE is 0
+    open_transaction = getattr(driver_connection, "in_transaction", None)
+    return None if open_transaction is None else bool(open_transaction)
