@@ -33,7 +33,8 @@ def _duration(name: str, value: float, *, zero: bool = True) -> None:
 class PoolPolicy:
     """How many connections, and how long to wait for one.
 
-    Defaults are the tutorial's. `min_idle` connections are opened at start (None means `pool_size`).
+    Defaults are the tutorial's. `min_idle` connections are opened at start (None means `pool_size`). After
+    `tcp_timeout` without a sign of life a connection is dead to both ends (None leaves that to the systems).
     Raises ConfigurationError when a number is out of range.
     """
 
@@ -44,6 +45,7 @@ class PoolPolicy:
     pre_ping: bool = True
     min_idle: int | None = None
     connect_timeout: float = 5.0
+    tcp_timeout: float | None = 15.0
 
     def __post_init__(self) -> None:
         _require(self.pool_size >= 1, f"pool_size must be 1 or more, not {self.pool_size}")
@@ -51,6 +53,8 @@ class PoolPolicy:
         _duration("pool_timeout", self.pool_timeout)
         _duration("pool_recycle", self.pool_recycle, zero=False)
         _duration("connect_timeout", self.connect_timeout, zero=False)
+        if self.tcp_timeout is not None:
+            _duration("tcp_timeout", self.tcp_timeout, zero=False)
         if self.min_idle is not None:
             _require(
                 0 <= self.min_idle <= self.pool_size,

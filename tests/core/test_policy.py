@@ -38,6 +38,7 @@ def test_as_many_connections_are_prewarmed_as_the_pool_is_large_unless_told_othe
         ("pool_recycle", 0.0),
         ("connect_timeout", 0.0),
         ("connect_timeout", math.inf),
+        ("tcp_timeout", 0.0),
         ("min_idle", -1),
         ("min_idle", 11),
     ],

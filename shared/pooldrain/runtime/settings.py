@@ -271,6 +271,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         Option("pre-ping", _boolean, "test a connection when it is checked out"),
         Option("min-idle", _whole, "connections opened at start", shown_default="the pool size"),
         Option("connect-timeout", _seconds, "how long opening a connection may take"),
+        Option("tcp-timeout", _seconds_or_off, "silence after which both ends give a connection up (PgBouncer: off)"),
     ),
     "Leaks": (
         Option("leak-threshold", _whole, "checked-out connections from which /pool-status says connection_leak"),
