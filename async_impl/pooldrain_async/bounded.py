@@ -9,11 +9,15 @@ from typing import Any
 Work = Callable[[], Coroutine[Any, Any, None]]
 
 
+_late: set[asyncio.Task[None]] = set()  # what is left to itself: a loop alone would let it be collected
+
+
 async def run_all(works: Iterable[Work], deadline: float, clock: Callable[[], float], *, name: str) -> bool:
     """Run every work, each as a task of its own; False if one is not done at the deadline (seconds of `clock`).
 
-    One that hangs costs the others nothing; it is cancelled, and not waited for. Raises what the first that raised
-    did, once all have been waited for. What cannot be waited for is not begun.
+    One that hangs costs the others nothing; it is left to itself, as a thread is: cancelled, it would say of its
+    connection what is not so. Raises what the first that raised did, once all have been waited for. What cannot
+    be waited for is not begun.
     """
     if deadline <= clock():
         return False
@@ -22,7 +26,8 @@ async def run_all(works: Iterable[Work], deadline: float, clock: Callable[[], fl
         return True
     done, late = await asyncio.wait(tasks, timeout=max(0.0, deadline - clock()))
     for task in late:
-        task.cancel()
+        _late.add(task)
+        task.add_done_callback(_late.discard)
     for task in tasks:
         if task in done:
             task.result()

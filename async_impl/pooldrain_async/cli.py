@@ -5,7 +5,6 @@ Imports little until the signals are taken over: a Ctrl+C during the start ends 
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import sys
@@ -34,10 +33,12 @@ def _run(watch: SignalWatch) -> int:
     from pooldrain.runtime.startup import prepare
 
     ground = prepare(load_settings("async", sys.argv[1:], os.environ), watch)
-    return _gunicorn(ground) if ground.settings.workers > 1 else _uvicorn(ground)
+    return _gunicorn(ground) if ground.settings.needs_master else _uvicorn(ground)
 
 
 def _uvicorn(ground: Ground) -> int:
+    import asyncio
+
     from pooldrain.runtime.report import write_report
 
     # Not asyncio.run: it would wait for tasks that swallow their cancellation.
@@ -48,16 +49,21 @@ def _uvicorn(ground: Ground) -> int:
 
 
 async def _serve(ground: Ground) -> ShutdownReport:
+    from pooldrain.runtime import forks
     from pooldrain.runtime.listener import bind_socket
+    from pooldrain.runtime.watchdog import Watchdog
     from pooldrain.transcript import Listening
     from pooldrain_async.servers.uvicorn import UvicornServer
     from pooldrain_async.service import build
 
     settings = ground.settings
     listener = bind_socket(settings.host, settings.port)
+    forks.keep_from_children(listener)
     service = build(settings, ground.url)
+    watchdog = Watchdog(settings.shutdown.ladder.grace_period)
+    ground.watch.listen(lambda _name: watchdog.arm())
     await service.runner.open()
-    server = UvicornServer(service.app, service.runner, listener)
+    server = UvicornServer(service.app, service.runner, listener, watchdog=watchdog)
     port = listener.getsockname()[1]
     return await server.run_to_end(ground.watch, Listening(settings.host, port, settings.server, os.getpid()))
 
@@ -65,5 +71,6 @@ async def _serve(ground: Ground) -> ShutdownReport:
 def _gunicorn(ground: Ground) -> int:
     from pooldrain.runtime.master import run_master
     from pooldrain_async.servers.gunicorn import DrainWorker
+    from pooldrain_async.service import build
 
-    return run_master(ground, DrainWorker)
+    return run_master(ground, DrainWorker, lambda: build(ground.settings, ground.url))

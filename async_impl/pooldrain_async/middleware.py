@@ -1,21 +1,36 @@
 """The request gate as pure ASGI middleware.
 
-A request is in flight from here until the application's call returns, background tasks included. (Not
-Starlette's BaseHTTPMiddleware: it costs tens of microseconds and mishandles streams.)
+A request is in flight from here until the application's call has returned, background tasks included, and its
+client has taken the response, or it was broken off. (Not Starlette's BaseHTTPMiddleware: it costs tens of
+microseconds and mishandles streams.)
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from functools import partial
+from typing import Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pooldrain.gate import CURRENT_REQUEST, UNCOUNTED_PATHS, InFlightRequest
+from pooldrain.gate import CLIENT, CURRENT_REQUEST, ONE_WRITE, UNCOUNTED_PATHS, Client, InFlightRequest
 from pooldrain.status import CUT, REFUSED, Answer
 from pooldrain_async.runner import Runner
 
 _CLOSE = (b"connection", b"close")
+
+
+class LoopClient(Client, Protocol):
+    """What an asyncio server's adapter puts into the scope as CLIENT; the gate takes it out."""
+
+    @property
+    def task(self) -> asyncio.Task[None] | None:
+        """What serves its request."""
+        ...
+
+    def break_off(self) -> None:
+        """Break the response off."""
 
 
 class GateMiddleware:
@@ -30,48 +45,62 @@ class GateMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        # Taken out: it knows the scope, and two that know each other wait for the garbage collector.
+        client: LoopClient | None = scope.pop(CLIENT, None)
         method, path = scope["method"], scope["path"]
         runner = self._runner
         if path in UNCOUNTED_PATHS:
-            await self._app(scope, receive, _Responder(runner, send))
+            await self._app(scope, receive, _Responder(runner, send).send)
             return
-        request = runner.admit(method, path, scope["headers"], worker=asyncio.current_task())
+        # The server knows the task; asking asyncio for it costs a system call.
+        worker = asyncio.current_task() if client is None else client.task
+        request = runner.admit(method, path, scope["headers"], worker=worker)
         if request is None:
             await send_answer(REFUSED, send)
             return
+        request.client = client
         token = CURRENT_REQUEST.set(request)
         responder = _Responder(runner, send, request)
         try:
-            await self._app(scope, receive, responder)
+            await self._app(scope, receive, responder.send)
         except asyncio.CancelledError:
             if not request.cancelled:
                 raise
             # Cancelled by our own deadline: the task ends here, and its client learns why.
             if request.status is None:
                 await responder.send_cut()
-        except BaseException:
-            if request.status is None:
-                request.status = 500
-            raise
+            elif client is not None and not responder.complete:
+                client.break_off()
+        except BaseException as error:
+            if request.status is None and request.cancelled and isinstance(error, Exception):
+                await responder.send_cut()  # it failed because we cancelled it
+            else:
+                request.status = request.status or 500
+                raise
         finally:
             CURRENT_REQUEST.reset(token)
             request.broken = not responder.complete
-            runner.end(request)
+            if client is None:
+                runner.end(request)
+            else:
+                client.when_sent(partial(runner.end, request))
 
 
 class _Responder:
     """`send`, with what only the gate knows: that the connection has to close, that a request was cut."""
 
-    __slots__ = ("_replaced", "_request", "_runner", "_send", "complete")
+    # Defaults live in the class: a responder is made for every answer, and few of them change.
+    _replaced = False
+    _begun = False  # some of the body was handed over before the drain timed out
+    complete = False
 
     def __init__(self, runner: Runner, send: Send, request: InFlightRequest | None = None) -> None:
         self._runner = runner
         self._send = send
         self._request = request
-        self._replaced = False
-        self.complete = False
 
-    def __call__(self, message: Message) -> Awaitable[None]:
+    def send(self, message: Message) -> Awaitable[None]:
+        """Send a part of the response."""
         # Not a coroutine of our own: it would cost more than what it does.
         if message["type"] == "http.response.start":
             request = self._request
@@ -80,15 +109,24 @@ class _Responder:
                 if request.cancelled and request.was_cut:
                     # The application failed because we cancelled it: the client learns that, not "internal error".
                     return self.send_cut()
-            if not self._runner.gate.accepting:
+            if not self._runner.gate.keep_alive:
                 message = {**message, "headers": [*message.get("headers", ()), _CLOSE]}
         elif self._replaced:
             return _nothing()
         elif not message.get("more_body", False):
             self.complete = True
-            if self._request is not None:
+            if self._request is not None and len(message.get("body", b"")) <= ONE_WRITE:
                 self._request.answered = True  # before the client can know it and ask who is being served
+        elif self._request is not None:
+            self._stream_on(self._request)
         return self._send(message)
+
+    def _stream_on(self, request: InFlightRequest) -> None:
+        """A part of a body is sent; a response that goes on beyond the drain timeout is broken off."""
+        if not request.cancelled:
+            self._begun = True
+        elif self._begun and isinstance(request.worker, asyncio.Task):
+            request.worker.cancel()
 
     async def send_cut(self) -> None:
         """Answer that the request overstayed, instead of whatever the application still sends."""

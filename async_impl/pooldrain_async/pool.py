@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 import greenlet
+import sqlalchemy
 from sqlalchemy import event, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -23,6 +24,7 @@ from pooldrain.gate import InFlightRequest
 from pooldrain.ledger import Checkout, CheckoutLedger
 from pooldrain.policy import LeakPolicy, PoolPolicy
 from pooldrain.pool import ClosableAsyncQueuePool
+from pooldrain.runtime import forks
 from pooldrain.runtime.database import connect_options, is_busy, shut_down_socket, startup_problem
 from pooldrain.runtime.database_url import DatabaseUrl
 from pooldrain.tracker import (
@@ -83,6 +85,12 @@ class PoolManager(TrackedPool):
         )
         self.tracker.listen(self.engine.sync_engine)
         event.listen(self.engine.sync_engine, "do_connect", connect_options(url, pool, service))
+        forks.protect(self)
+
+    @property
+    def sync_engine(self) -> sqlalchemy.Engine:
+        """What SQLAlchemy's asyncio engine is made of."""
+        return self.engine.sync_engine
 
     @property
     def pool(self) -> ClosableAsyncQueuePool:

@@ -13,11 +13,15 @@ from contextlib import suppress
 from functools import partial
 from typing import Protocol
 
-from pooldrain.errors import describe_error
+from sqlalchemy.exc import DBAPIError
+
+from pooldrain.errors import StartupError, describe_error
 from pooldrain.gate import InFlightRequest
 from pooldrain.ledger import Checkout
 from pooldrain.policy import LeakPolicy, PoolPolicy, ShutdownPolicy
+from pooldrain.runtime.database import cut_off, end_in_transit, startup_problem
 from pooldrain.runtime.database_url import DatabaseUrl
+from pooldrain.runtime.problems import is_temporary
 from pooldrain.service import Service
 from pooldrain.shutdown import (
     Announce,
@@ -30,6 +34,7 @@ from pooldrain.shutdown import (
     Failed,
     Phase,
     Reclaim,
+    Retired,
     ShutdownReport,
     Stop,
     Tally,
@@ -46,8 +51,31 @@ class Server(Protocol):
     def drain(self) -> None:
         """From now on requests are refused."""
 
+    def cancel(self) -> None:
+        """From now on no request waits for its client any more."""
+
     async def stop(self, step: Stop) -> None:
         """Answer what is queued, close the listener and every connection; return when done."""
+
+
+class Retiring(Protocol):
+    """What a runner needs of a worker that ends while its service goes on."""
+
+    @property
+    def called_off(self) -> bool:
+        """Whether the whole service ends by now."""
+        ...
+
+    @property
+    def connected(self) -> bool:
+        """Whether it has clients."""
+        ...
+
+    async def retire(self) -> None:
+        """Leave new clients to the other workers; close, after a while, the connections on which nothing comes."""
+
+    async def rejoin(self) -> None:
+        """Take new clients again: the whole service ends, and they are to be told."""
 
 
 class Runner(Service):
@@ -67,6 +95,7 @@ class Runner(Service):
         self._pools_lock = lock
         self._hooks: list[Callable[[], Awaitable[None]]] = []
         self._event = asyncio.Event()
+        self._retiring: Retiring | None = None
 
     def changed(self) -> None:
         """Wake the step that waits."""
@@ -89,8 +118,13 @@ class Runner(Service):
         self.enter(Phase.STARTING)
         for pool in self.pools:
             await pool.open()
-        for hook in self._hooks:
-            await hook()
+        try:
+            for hook in self._hooks:
+                await hook()
+        except DBAPIError as error:
+            if is_temporary(error):  # not the application's fault: no traceback
+                raise StartupError(startup_problem(self.pool.url, error, "cannot prepare")) from error
+            raise
         if any(pool.ledger.policy.leak_age is not None for pool in self.pools):
             self._overdue_watch = asyncio.create_task(self._watch_overdue(), name="pooldrain-overdue")
         self.enter(Phase.READY)
@@ -103,8 +137,12 @@ class Runner(Service):
         else:
             self.finish(request)
 
-    async def shut_down(self, server: Server) -> ShutdownReport:
-        """Perform the shutdown, start to end, and return its report. Runs as a task beside the server."""
+    async def shut_down(self, server: Server, retiring: Retiring | None = None) -> ShutdownReport:
+        """Perform the shutdown, start to end, and return its report. Runs as a task beside the server.
+
+        `retiring`: the worker, if it is one of several processes and may be the only one that ends.
+        """
+        self._retiring = retiring
         sequence = shutdown_sequence(self.policy, self.signals[0], self.clock())
         try:
             step = next(sequence)
@@ -132,12 +170,11 @@ class Runner(Service):
     async def _perform(self, step: AnyStep, server: Server) -> Done | Tally:
         match step:
             case Announce():
-                await self._wait(lambda: self.hurried, step.deadline)
-                return Done(self.clock(), hurried=self.hurried)
+                return await self._announce(step)
             case Drain():
                 return await self._drain(step, server)
             case Cancel():
-                return await self._cancel(step)
+                return await self._cancel(step, server)
             case Reclaim():
                 return await self._reclaim(step.deadline)
             case Dispose():
@@ -148,22 +185,44 @@ class Runner(Service):
             case Close():
                 return self.tally()
 
+    async def _announce(self, step: Announce) -> Done:
+        worker, deadline = self._retiring, step.deadline
+        if worker is not None and not worker.called_off:
+            await self._retire(worker)
+            if not worker.called_off:
+                return Retired(self.clock(), timed_out=worker.connected, hurried=self.hurried)
+            await worker.rejoin()
+            deadline = self.clock() + self.policy.announce_period
+        await self._wait(lambda: self.hurried, deadline)
+        return Done(self.clock(), hurried=self.hurried)
+
+    async def _retire(self, worker: Retiring) -> None:
+        """Serve the clients that a worker has, until none is left or all of the drain's time has passed."""
+        deadline = self.clock() + self.policy.drain_timeout
+        with self._lock:
+            self.gate.keep_alive = False
+        await worker.retire()
+        await self._wait(lambda: self.hurried or worker.called_off or not worker.connected, deadline)
+
     async def _drain(self, step: Drain, server: Server) -> Done:
         started, refused = self.close_gate()
         server.drain()
         await self._wait(lambda: self.gate.idle or self.hurried, step.deadline)
         return self.drained(started, refused)
 
-    async def _cancel(self, step: Cancel) -> Done:
+    async def _cancel(self, step: Cancel, server: Server) -> Done:
         if not step.needed:
             return Done(self.clock())
         requests: list[InFlightRequest] = self.cancel_all()
         try:
-            # What waits for the database unwinds by itself, as a thread does; only then are tasks cancelled.
+            server.cancel()
             patience = (self.clock() + step.deadline) / 2
             works = [work for pool in self.pools for work in pool.cancellations(requests, patience - self.clock())]
             await run_all(works, patience, self.clock, name="pooldrain-cancel")
             await self._wait(lambda: self.gate.idle, patience)
+            # What waits for the database unwinds by itself, as a thread does; only then are tasks cancelled.
+            if sum(end_in_transit(pool) + cut_off(pool, requests) for pool in self.pools):
+                await self._wait(lambda: self.gate.idle, (patience + step.deadline) / 2)
             for request in list(self.gate.in_flight):
                 if isinstance(request.worker, asyncio.Task):
                     request.worker.cancel()
@@ -173,6 +232,9 @@ class Runner(Service):
         return done
 
     async def _reclaim(self, deadline: float) -> Done:
+        self.close_pools()
+        for pool in self.pools:
+            end_in_transit(pool)
         works = [
             partial(self._reclaim_from, pool, checkouts, deadline)
             for pool, checkouts in zip(self.pools, self.tell_outstanding(), strict=True)

@@ -30,8 +30,13 @@ class Backend:
         """Where its transcript is written."""
         return directory / f"{self.name}.transcript.jsonl"
 
-    def process(self, url: str, directory: Path, *options: str, observed: bool = True) -> ServerProcess:
-        """A process that is not started yet; `observed` ones write a report and a transcript into `directory`."""
+    def process(
+        self, url: str, directory: Path, *options: str, observed: bool = True, awaited: bool = True
+    ) -> ServerProcess:
+        """A process that is not started yet; `observed` ones write a report and a transcript into `directory`.
+
+        `awaited`: starting it means waiting until it accepts.
+        """
         report, transcript = self.report(directory), self.transcript(directory)
         for left in (report, transcript):  # of an earlier run: a transcript is appended to
             left.unlink(missing_ok=True)
@@ -46,6 +51,7 @@ class Backend:
             ),
             log=directory / f"{self.name}.log",
             environment={"POOLDRAIN_DATABASE_URL": url},  # not an option: a command line shows passwords to everybody
+            awaited=awaited,
         )
 
 

@@ -6,9 +6,9 @@ import contextlib
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, LiteralString, Protocol
 
 import psycopg
 from sqlalchemy.engine import make_url
@@ -21,6 +21,7 @@ _PAUSE = 0.004  # between two looks; the server offers no event for what is look
 _OURS = "datname = current_database() AND application_name LIKE 'pooldrain:%'"
 _NO_TABLE = sqlite3.OperationalError  # the scenario needs none
 END_OF_SESSIONS = 3.0  # seconds; a server process ends a moment after its client has said goodbye
+RETURN_OF_SERVER = 15.0  # seconds until a server that was restarted, or killed for a while, has to accept again
 
 
 class Bystander(Protocol):
@@ -60,11 +61,44 @@ class Bystander(Protocol):
         ...
 
 
-class PostgresBystander:
-    """For PostgreSQL: connections of its own to the service's database, which no other service uses."""
+class _Session:
+    """A connection that is opened again when the server has ended it: scenarios restart servers."""
 
     def __init__(self, url: str) -> None:
-        self.url = url
+        self._url = url
+        self._connection = self._open()
+
+    def _open(self) -> psycopg.Connection[Any]:
+        return psycopg.connect(self._url, autocommit=True, application_name=APPLICATION_NAME, connect_timeout=10)
+
+    def execute(self, statement: LiteralString | bytes, parameters: Sequence[object] = ()) -> psycopg.Cursor[Any]:
+        """Run a statement; once more, if the connection is lost over it."""
+        deadline = time.monotonic() + RETURN_OF_SERVER
+        while True:
+            try:
+                if self._connection.closed:
+                    self._connection = self._open()
+                return self._connection.execute(statement, parameters or None)
+            except psycopg.OperationalError:
+                self._connection.close()
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_PAUSE)
+
+    def close(self) -> None:
+        """Leave."""
+        self._connection.close()
+
+
+class PostgresBystander:
+    """For PostgreSQL: connections of its own to the service's database, which no other service uses.
+
+    `seen_as`: the URL under which the service is told of it, if that is another one.
+    """
+
+    def __init__(self, url: str, seen_as: str | None = None) -> None:
+        self.url = seen_as or url
+        self._own_url = url
         self._stack = contextlib.ExitStack()
         self._asker = self._connect()
         self._holder = self._connect()
@@ -138,13 +172,11 @@ class PostgresBystander:
         changes = zip(self._sessions, self._sessions[1:], strict=False)
         return sum(max(0, count - before) for (_, before), (at, count) in changes if at > since)
 
-    def _connect(self) -> psycopg.Connection[Any]:
-        return self._stack.enter_context(
-            psycopg.connect(self.url, autocommit=True, application_name=APPLICATION_NAME, connect_timeout=10)
-        )
+    def _connect(self) -> _Session:
+        return self._stack.enter_context(contextlib.closing(_Session(self._own_url)))
 
     def _one(self, statement: str, *parameters: object) -> int:
-        row = self._asker.execute(statement.encode(), parameters or None).fetchone()
+        row = self._asker.execute(statement.encode(), parameters).fetchone()
         assert row is not None, "count(*) has a row"
         return int(row[0])
 

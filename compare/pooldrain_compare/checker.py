@@ -74,7 +74,7 @@ VOCABULARY: dict[str, dict[str, Any]] = {
     "request_admitted": {"request": str, "route": str, "waited": bool},
     "request_refused": {"route": str},
     "request_finished": {"request": str, "route": str, "status": _OPTIONAL_INT, "seconds": _NUMBER},
-    "request_cut": {"request": str, "route": str, "status": _OPTIONAL_INT, "seconds": _NUMBER},
+    "request_cut": {"request": str, "route": str, "status": _OPTIONAL_INT, "seconds": _NUMBER, "call_site": str},
     "connection_opened": {},
     "connection_closed": {},
     "checkout": {"holder": str, "request": _OPTIONAL_STRING, "call_site": str},
@@ -472,7 +472,11 @@ def check(events: Iterable[Any], report: Any = None, exit_code: int | None = Non
         else:
             found.append(Violation("vocabulary", index, wrong))
     cut_short = exit_code is not None and (exit_code in _CUT_SHORT or exit_code >= _SIGNALLED or exit_code < 0)
-    told = [Story(records, cut_short=cut_short) for records in stories.values()]
+    told = [
+        # Of several workers one may fail to start: it is replaced, while the others serve.
+        Story(records, cut_short=cut_short or (len(stories) > 1 and not _was_ready(records)))
+        for records in stories.values()
+    ]
     if not told and not cut_short:
         found.append(Violation("ending", None, "the transcript is empty"))
     for story in told:
@@ -483,6 +487,10 @@ def check(events: Iterable[Any], report: Any = None, exit_code: int | None = Non
     if exit_code is not None:
         found += [Violation("exit_code", None, wrong) for wrong in _exit_code(told, report, exit_code)]
     return found
+
+
+def _was_ready(records: Sequence[tuple[int, Record]]) -> bool:
+    return any(record.get("phase") == "READY" for _, record in records)
 
 
 def _violations(rule: str, story: Story, found: Found) -> Iterator[Violation]:

@@ -15,13 +15,11 @@ import psycopg
 from pooldrain import __version__
 from pooldrain.errors import ConfigurationError, StartupError
 from pooldrain_compare.backends import BACKENDS
-from pooldrain_compare.bench.results import DEFAULT_DIRECTORY
+from pooldrain_compare.bench.results import BENCHMARKS, DEFAULT_DIRECTORY, QUICK_DIRECTORY
 from pooldrain_compare.processes import ServerProcessError
 from pooldrain_compare.scenario import CLIENTS, SECONDS
 
 PROGRAM = "pooldrain-compare"
-DEFAULT_RUNS = 10
-QUICK_RUNS = 1
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -49,7 +47,7 @@ def run(argv: Sequence[str]) -> int:
 
 def _run(argv: Sequence[str]) -> int:
     options = _parser().parse_args(argv)
-    return {"demo": _demo, "parity": _parity, "bench": _bench}[options.command](options)
+    return {"demo": _demo, "parity": _parity, "bench": _bench, "report": _report}[options.command](options)
 
 
 # Imported when needed: the extra may not be installed, which is to be told in one line.
@@ -89,14 +87,26 @@ def _parity(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from pooldrain_compare.bench.overhead import run_overhead
-    from pooldrain_compare.bench.shutdown import run_shutdown
+    from pooldrain_compare.bench.run import BenchOptions, run_bench
 
-    runs = options.runs or (QUICK_RUNS if options.quick else DEFAULT_RUNS)
-    path = options.json or DEFAULT_DIRECTORY / f"{options.benchmark}.json"
-    if options.benchmark == "shutdown":
-        return run_shutdown(runs=runs, quick=options.quick, database_url=options.database_url, json_path=path)
-    return run_overhead(runs=runs, quick=options.quick, json_path=path)
+    return run_bench(
+        BenchOptions(
+            benchmarks=(options.benchmark,) if options.benchmark else BENCHMARKS,
+            runs=options.runs,
+            quick=options.quick,
+            output=options.output,
+            database_url=options.database_url,
+        )
+    )
+
+
+def _report(options: argparse.Namespace) -> int:
+    from pooldrain_compare.narrator import result_console
+    from pooldrain_compare.reports.writing import write_reports
+
+    written = write_reports()
+    result_console().print(f"Written: {written[0]}, {written[1]}, {len(written) - 2} plots", markup=False)
+    return 0
 
 
 class _Parser(argparse.ArgumentParser):
@@ -165,28 +175,35 @@ def _parser() -> argparse.ArgumentParser:
     parity.add_argument("--keep", type=Path, metavar="DIR", help="keep logs, reports, transcripts and facts there")
     parity.add_argument("--repeat", type=_at_least(1), default=1, metavar="N", help="so many rounds (%(default)s)")
 
-    bench = commands.add_parser("bench", allow_abbrev=False, help="benchmarks, each answering one question")
-    benchmarks = bench.add_subparsers(dest="benchmark", required=True, metavar="NAME", parser_class=_Parser)
-    measured = _Parser(add_help=False)
-    measured.add_argument("--runs", type=_at_least(1), metavar="N", help=f"runs of each system ({DEFAULT_RUNS})")
-    measured.add_argument("--quick", action="store_true", help=f"a smoke run: short, {QUICK_RUNS} run")
-    measured.add_argument(
-        "--json", type=Path, metavar="FILE", help=f"where the samples are written ({DEFAULT_DIRECTORY}/NAME.json)"
-    )
-    benchmarks.add_parser(
-        "shutdown",
-        parents=[shared, measured],
+    bench = commands.add_parser(
+        "bench",
+        parents=[shared],
         allow_abbrev=False,
-        help="what a SIGTERM costs, with pooldrain and without",
-        description="Lost requests, last answer to process end, idle signal to process end: each server with pooldrain "
-        "and the same server run plainly, interleaved.",
+        help="benchmarks, each answering one question",
+        description="shutdown: what a SIGTERM costs, ours and every baseline. overhead: what a checkout and a request "
+        "cost more. throughput: how fast each backend is, and how far. scale: how drain, dispose, leak scan and cancel "
+        "grow. All: half an hour, in which nothing else should run on this machine.",
     )
-    benchmarks.add_parser(
-        "overhead",
-        parents=[measured],
+    bench.add_argument(
+        "benchmark", nargs="?", choices=BENCHMARKS, metavar="NAME", help=f"only this one: {', '.join(BENCHMARKS)}"
+    )
+    bench.add_argument(
+        "--runs", type=_at_least(1), metavar="N", help="rounds of each benchmark (default: its own number)"
+    )
+    bench.add_argument("--quick", action="store_true", help="a smoke run: short, and its numbers mean nothing")
+    bench.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help=f"where the JSON files are written ({DEFAULT_DIRECTORY}; with --quick {QUICK_DIRECTORY})",
+    )
+
+    commands.add_parser(
+        "report",
         allow_abbrev=False,
-        help="what a checkout and a request cost more",
-        description="Checkout and checkin through the ledger, and requests through the gate, against bare ones.",
+        help="the reports, from what the benchmarks measured",
+        description="Write compare/reports/index.html, README.md and plots from compare/reports/data/*.json. "
+        "Run it in the project's directory. The same data give the same files.",
     )
     return parser
 

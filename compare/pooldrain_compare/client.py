@@ -59,19 +59,25 @@ class Mode(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request, ready to be written. `route` groups requests in reports; `order` is a POSTed order's id."""
+    """One request, ready to be written. `route` groups requests in reports; `order` is a POSTed order's id.
+
+    `identity` goes out as X-Request-ID, by which a report can be searched for it.
+    """
 
     method: str
     target: str
     route: str
     body: bytes = b""
     order: str | None = None
+    identity: str | None = None
 
     def wire(self, mode: Mode, host: str) -> bytes:
         """The bytes on the wire."""
         lines = [f"{self.method} {self.target} HTTP/1.1", f"Host: {host}"]
         if mode is Mode.NEW:
             lines.append("Connection: close")
+        if self.identity is not None:
+            lines.append(f"X-Request-ID: {self.identity}")
         if self.body:
             lines += ["Content-Type: application/json", f"Content-Length: {len(self.body)}"]
         return "\r\n".join(lines).encode("ascii") + b"\r\n\r\n" + self.body
@@ -93,6 +99,8 @@ class Exchange:
     reason: str  # why it was not sent or lost; empty otherwise
     order: str | None
     reused: bool  # it went out on a connection that had served before
+    identity: str | None = None
+    detail: str = ""  # what the problem document of a request with an identity says, for a status of 500 or more
 
 
 @dataclass(frozen=True, slots=True)
@@ -452,7 +460,8 @@ class LoadClient:
         kept = self._wires.get((id(request), client.mode))
         if kept is None:
             kept = request, request.wire(client.mode, self._host)
-            if request.order is None and len(self._wires) < 4096:  # an order is asked once
+            once = request.order is not None or request.identity is not None
+            if not once and len(self._wires) < 4096:
                 self._wires[id(request), client.mode] = kept
         client.wire = kept[1]
         client.written = 0
@@ -531,7 +540,9 @@ class LoadClient:
             self.answered += 1
             outcome = Outcome.ANSWERED
         client.failures = 0
-        self._end(client, outcome, "", reader.status)
+        assert client.request is not None
+        detail = problem_detail(reader.body) if reader.status >= 500 and client.request.identity is not None else ""
+        self._end(client, outcome, "", reader.status, detail)
         client.used = True
         if client.mode is Mode.NEW or not reader.keep_alive:
             self._close(client)
@@ -542,7 +553,7 @@ class LoadClient:
         self._end(client, Outcome.LOST, reason)
         self._advance(client)
 
-    def _end(self, client: _Client, outcome: Outcome, reason: str, status: int | None = None) -> None:
+    def _end(self, client: _Client, outcome: Outcome, reason: str, status: int | None = None, detail: str = "") -> None:
         assert client.request is not None
         self.result.exchanges.append(
             Exchange(
@@ -555,6 +566,8 @@ class LoadClient:
                 reason=reason,
                 order=client.request.order,
                 reused=client.used,
+                identity=client.request.identity,
+                detail=detail,
             )
         )
         client.request, client.sent_at = None, None
@@ -594,6 +607,15 @@ class LoadClient:
     def _retire(self, client: _Client) -> None:
         self._close(client)
         client.done = True
+
+
+def problem_detail(body: bytes) -> str:
+    """What a problem document says; empty if it is none."""
+    try:
+        document = json.loads(body)
+    except ValueError:
+        return ""
+    return str(document.get("detail", "")) if isinstance(document, dict) else ""
 
 
 def _name(error: OSError) -> str:

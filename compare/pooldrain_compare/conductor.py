@@ -24,7 +24,8 @@ from pooldrain_compare import scenarios as s
 from pooldrain_compare.backends import GUNICORN, UVICORN, WAITRESS, Backend
 from pooldrain_compare.bystander import Bystander
 from pooldrain_compare.client import MalformedResponseError, ResponseReader
-from pooldrain_compare.exchange import Answer, Exchange, Wire
+from pooldrain_compare.exchange import Answer, Exchange, Wire, answers_in
+from pooldrain_compare.faults import BY_NAME, Place
 from pooldrain_compare.latches import Latches
 from pooldrain_compare.listening import Record, TranscriptPipe
 from pooldrain_compare.processes import Ended, ServerProcess, ServerProcessError, python_module
@@ -74,6 +75,7 @@ class Observation:
     trouble: str = ""  # why the scenario was not played to its end
     answers: dict[str, Answer] = field(default_factory=dict)
     endings: dict[str, str] = field(default_factory=dict)  # of the named connections
+    received: dict[str, list[Record]] = field(default_factory=dict)  # answers, by connection that was written on
     events: list[Record] = field(default_factory=list)  # the transcript of the whole service
     report: Record | None = None  # its report file
     seen: dict[str, Any] = field(default_factory=dict)  # by the database
@@ -118,8 +120,12 @@ def play(
     *,
     database: str,
     app: str | None = None,
+    place: Place | None = None,
 ) -> Observation:
-    """Play it. What goes wrong is in the observation. `app`: another application than the scenario's own."""
+    """Play it. What goes wrong is in the observation. `app`: another application than the scenario's own.
+
+    `place`: where its faults happen, if it has any.
+    """
     observation = Observation(scenario, server.name, database)
     transcript = TranscriptPipe(directory / "transcript.pipe", directory / "transcript.jsonl")
     report = directory / "report.json"
@@ -136,7 +142,7 @@ def play(
     )
     try:
         with process:
-            player = _Player(scenario, workers(server), process, transcript, bystander, latches, observation)
+            player = _Player(scenario, workers(server), process, transcript, bystander, latches, place, observation)
             try:
                 player.play()
             except (ScenarioError, ServerProcessError, OSError, MalformedResponseError, psycopg.Error) as error:
@@ -146,6 +152,8 @@ def play(
         observation.ended = process.ended
     finally:
         transcript.stop()
+        if place is not None:
+            place.take_back()
     try:
         disposing_at = transcript.last(lambda event: event.get("phase") == Phase.DISPOSING.value)
         observation.seen |= bystander.finish(disposing_at)
@@ -168,6 +176,7 @@ class _Player:
         transcript: TranscriptPipe,
         bystander: Bystander,
         latches: Latches,
+        place: Place | None,
         observation: Observation,
     ) -> None:
         self._scenario = scenario
@@ -176,6 +185,7 @@ class _Player:
         self._transcript = transcript
         self._bystander = bystander
         self._latches = latches
+        self._place = place
         self._seen = observation
         self._wires: dict[str, Wire] = {}
         self._exchanges: dict[str, Exchange] = {}
@@ -195,7 +205,11 @@ class _Player:
         for name, exchange in self._exchanges.items():
             if name not in self._seen.answers:
                 self._collect(name, exchange)
-        self._seen.endings = {name: wire.ending() for name, wire in self._wires.items() if wire.socket.fileno() >= 0}
+        for name, wire in self._wires.items():
+            if wire.written and wire.received is None:
+                self._take(name, wire)
+            elif name not in self._seen.endings and wire.socket.fileno() >= 0:
+                self._seen.endings[name] = wire.ending()
 
     def leave(self) -> None:
         for exchange in self._exchanges.values():
@@ -207,6 +221,14 @@ class _Player:
         match step:
             case s.Connect():
                 self._wires[step.name] = self._connect(step.worker)
+            case s.Write():
+                self._acts()
+                self._wires[step.name].write(step.data)
+            case s.Answering():
+                self._require(self._wires[step.name].answering(BOUND), f"an answer on connection {step.name}")
+            case s.Take():
+                self._acts()
+                self._take(step.name, self._wires[step.name])
             case s.Start():
                 self._start(step)
                 if isinstance(step, s.Ask):
@@ -240,9 +262,14 @@ class _Player:
             case s.FirstBytes():
                 self._require(self._exchanges[step.name].first_bytes(BOUND), f"first bytes of {step.name}")
             case s.Disconnect():
-                self._exchanges[step.name].leave()
+                self._hang_up(step.name)
+            case s.Send() if not step.ends_all:
+                self._last_act = time.monotonic()
+                os.kill(self._process.pid if step.worker is None else self._pids[step.worker], step.number)
             case s.Send():
-                if not self._signalled and (sessions := self._bystander.sessions()) is not None:
+                # With a fault before the signal the database may not answer.
+                first = not self._signalled and (self._place is None or not self._place.troubled)
+                if first and (sessions := self._bystander.sessions()) is not None:
                     self._seen.seen[AT_SIGNAL] = sessions
                 self._last_act = self._process.signal(step.number)
                 self._signalled = True
@@ -254,9 +281,12 @@ class _Player:
             case s.OthersEnded():
                 for pid in self._pids[1:]:
                     self._require(_await_end(pid, BOUND), "the end of the other worker")
+            case s.WorkerEnded():
+                self._require(_await_end(self._pids[step.worker], BOUND), f"the end of worker {step.worker}")
             case s.Entered():
+                wanted = self._workers if step.workers is None else step.workers
                 self._await(
-                    lambda events: sum(event.get("phase") == step.phase.value for event in events) >= self._workers,
+                    lambda events: sum(event.get("phase") == step.phase.value for event in events) >= wanted,
                     f"phase {step.phase.value}",
                 )
             case s.Draining():
@@ -271,13 +301,35 @@ class _Player:
                 )
             case s.EndSessions():
                 self._bystander.end_sessions()
+            case s.Fault():
+                assert self._place is not None, "a scenario with faults has a place for them"
+                self._last_act = time.monotonic()  # the service may end before a server has restarted
+                self._place.apply(BY_NAME[step.name])
+            case s.TakeBack():
+                assert self._place is not None, "a scenario with faults has a place for them"
+                self._last_act = time.monotonic()
+                self._place.take_back()
 
     def _start(self, step: s.Start) -> None:
         wire = self._wires[step.on] if step.on is not None else self._connect(step.worker)
         keep = step.on is not None
+        self._acts()
+        self._exchanges[step.name] = Exchange(wire, step.method, step.target, step.name, step.body, keep=keep)
+
+    def _acts(self) -> None:
+        """Something is done to the service that it may wait for, or that it has waited for."""
         if self._signalled:
             self._last_act = time.monotonic()
-        self._exchanges[step.name] = Exchange(wire, step.method, step.target, step.name, step.body, keep=keep)
+
+    def _take(self, name: str, wire: Wire) -> None:
+        self._seen.endings[name] = wire.take()
+        self._seen.received[name] = answers_in(wire.received or b"")
+
+    def _hang_up(self, name: str) -> None:
+        if name in self._exchanges:
+            self._exchanges[name].leave()
+        else:
+            self._wires.pop(name).close()
 
     def _connect(self, worker: int) -> Wire:
         """A new connection; of two workers, to this one (once they drain, whoever takes it)."""

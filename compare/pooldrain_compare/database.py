@@ -56,6 +56,35 @@ class Witness:
         assert row is not None, "count(*) has a row"
         return int(row[0])
 
+    def end_sessions(self, prefix: str) -> None:
+        """End them from the server's side: queries whose client has gone run on there."""
+        self._connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE starts_with(application_name, %s)", (prefix,)
+        )
+
+    def await_running(self, prefix: str, number: int, timeout: float) -> None:
+        """Look until so many of them run a query; TimeoutError after `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        while (running := self.running(prefix)) < number:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{running} of {number} queries were running after {timeout:g} s")
+            time.sleep(_PAUSE)
+
+    def running(self, prefix: str) -> int:
+        """How many of them are running a query at this moment."""
+        row = self._connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE starts_with(application_name, %s) AND state = 'active'",
+            (prefix,),
+        ).fetchone()
+        assert row is not None, "count(*) has a row"
+        return int(row[0])
+
+    def setting(self, name: str) -> str:
+        """A setting of the server, such as `server_version`."""
+        row = self._connection.execute("SELECT current_setting(%s)", (name,)).fetchone()
+        assert row is not None, "a setting has a value"
+        return str(row[0])
+
     def await_none(self, prefix: str, timeout: float) -> Left:
         """Look until no session is left, at most `timeout` seconds.
 

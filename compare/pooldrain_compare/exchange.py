@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import threading
 from dataclasses import dataclass
@@ -43,8 +44,41 @@ class Answer:
         }
 
 
+# Bytes of a body up to which it is shown, and compared.
+SHOWN = 4096
+
+
+def answers_in(data: bytes) -> list[dict[str, Any]]:
+    """What a server has sent on one connection, answer by answer; a body that is not whole is not shown."""
+    answers = []
+    while data:
+        head, _, data = data.partition(b"\r\n\r\n")
+        body, whole, data = _take_body(head.lower(), data)
+        if not whole:
+            shown = "broken off"
+        else:
+            shown = f"{len(body)} bytes" if len(body) > SHOWN else body.decode("utf-8", "backslashreplace")
+        headers = [f"{name}: {value}" for name, value in header_lines(head + b"\r\n")]
+        status_line = head.partition(b"\r\n")[0].decode("latin-1")
+        answers.append({"status": status_line, "headers": headers, "body": shown.splitlines()})
+    return answers
+
+
+def _take_body(lower_head: bytes, data: bytes) -> tuple[bytes, bool, bytes]:
+    """The body, whether it is whole, and what follows it."""
+    if b"transfer-encoding: chunked" in lower_head:
+        body, end, rest = data.partition(b"0\r\n\r\n")
+        return body, bool(end), rest
+    _, named, length = lower_head.partition(b"content-length:")
+    size = int(length.partition(b"\r\n")[0]) if named else 0
+    return data[:size], len(data) >= size, data[size:]
+
+
 class Wire:
     """A connection to a server."""
+
+    written = False  # bytes were sent on it as they are
+    received: bytes | None = None  # all that was answered to them, once it is read
 
     def __init__(self, address: Address) -> None:
         self.socket = socket.create_connection(address, CONNECT_TIMEOUT)
@@ -54,6 +88,31 @@ class Wire:
     def close(self) -> None:
         """Leave."""
         self.socket.close()
+
+    def write(self, data: bytes) -> None:
+        """Send bytes as they are."""
+        self.written = True
+        self.socket.settimeout(ANSWER_TIMEOUT)
+        self.socket.sendall(data)
+
+    def answering(self, timeout: float) -> bool:
+        """Wait for an answer's first byte; False if none comes in `timeout` seconds."""
+        poll = select.poll()
+        poll.register(self.socket, select.POLLIN)
+        return bool(poll.poll(timeout * 1000))
+
+    def take(self, timeout: float = END_TIMEOUT) -> str:
+        """Read all that comes, and wait for the server's end of the connection."""
+        self.received = b""
+        self.socket.settimeout(timeout)
+        try:
+            while data := self.socket.recv(1 << 20):
+                self.received += data
+        except TimeoutError:
+            return "open"
+        except OSError:
+            return "reset"
+        return "closed"
 
     def ending(self, timeout: float = END_TIMEOUT) -> str:
         """Wait for the server's end of the connection."""

@@ -58,7 +58,7 @@ class ServerProcess:
     """One server process and its group, its log, and the instants that matter.
 
     Without `address` the server is one of ours: its JSON log says `listening` with host and port. With
-    `address` it is asked `GET /` there until it answers.
+    `address` it is asked `GET /` there until it answers. One that is not `awaited` is started, and no more.
     """
 
     def __init__(
@@ -69,6 +69,7 @@ class ServerProcess:
         address: tuple[str, int] | None = None,
         environment: Mapping[str, str] | None = None,
         start_timeout: float = START_TIMEOUT,
+        awaited: bool = True,
     ) -> None:
         self.argv = list(argv)
         self.log = log
@@ -77,6 +78,7 @@ class ServerProcess:
         self._address = address
         self._environment = clean_environment(environment)
         self._start_timeout = start_timeout
+        self._awaited = awaited
         self._listening = threading.Event()
         self._ended = threading.Event()
         self._end: Ended | None = None
@@ -100,7 +102,8 @@ class ServerProcess:
             thread.start()
             self._threads.append(thread)
         try:
-            self._await_ready()
+            if self._awaited:
+                self._await_ready()
         except BaseException:
             self.kill()
             raise

@@ -81,6 +81,27 @@ class Scenarios:
 
         return StreamingResponse(halves(), headers={"content-type": routes.STREAM_TYPE})
 
+    async def big(self, given: Given) -> Response:
+        return Response(bytes(routes.BIG), headers={"content-type": routes.STREAM_TYPE})
+
+    async def endless(self, given: Given) -> Response:
+        async def lines() -> AsyncIterator[bytes]:
+            async with self._engine.connect() as connection:
+                await connection.execute(text(routes.SELECT_ONE))
+                while True:
+                    yield routes.LINE
+                    await asyncio.sleep(routes.LINE_PAUSE)
+
+        return StreamingResponse(lines(), headers={"content-type": routes.STREAM_TYPE})
+
+    async def stubborn(self, given: Given) -> Answer:
+        async with self._engine.connect():
+            waiting = asyncio.ensure_future(self._wait_at(given))
+            while not waiting.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.shield(waiting)
+        return routes.done("stubborn")
+
     async def background(self, given: Given) -> Answer:
         async def report() -> None:
             with hold_as(routes.BACKGROUND_NAME):

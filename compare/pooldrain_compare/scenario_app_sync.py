@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +77,24 @@ class Scenarios:
                 yield routes.SECOND_HALF
 
         return Response(halves(), content_type=routes.STREAM_TYPE)
+
+    def big(self, given: Given) -> Response:
+        return Response(bytes(routes.BIG), content_type=routes.STREAM_TYPE)
+
+    def endless(self, given: Given) -> Response:
+        def lines() -> Iterator[bytes]:
+            with self._engine.connect() as connection:
+                connection.execute(text(routes.SELECT_ONE))
+                while True:
+                    yield routes.LINE
+                    time.sleep(routes.LINE_PAUSE)
+
+        return Response(lines(), content_type=routes.STREAM_TYPE)
+
+    def stubborn(self, given: Given) -> Answer:
+        with self._engine.connect():
+            self._wait_at(given)  # nothing can be told to a thread that waits
+        return routes.done("stubborn")
 
     def background(self, given: Given) -> Answer:
         def report() -> None:

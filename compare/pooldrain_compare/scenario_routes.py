@@ -34,12 +34,17 @@ ROUTES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("/after-response", "after_response", ("GET",)),  # the same, as a part of the request after its answer
     ("/keep", "keep", ("GET",)),  # answers without returning its connection
     ("/return", "give_back", ("GET",)),  # waits at the latch, then returns what /keep has kept
+    ("/big", "big", ("GET",)),  # an answer that no buffer of the kernel holds
+    ("/endless", "endless", ("GET",)),  # sends line after line, and never ends
+    ("/stubborn", "stubborn", ("GET",)),  # as /hold, and heeds no cancellation
     ("/second", "second", ("GET",)),  # holds a connection of the second engine at the query latch
     ("/second-leak", "second_leak", ("GET",)),  # leaks a connection of the second engine
 )
 
 FIRST_HALF, SECOND_HALF = b"first half\n", b"second half\n"
 STREAM_TYPE = "text/plain; charset=utf-8"
+BIG = 20_000_000  # bytes
+LINE, LINE_PAUSE = b"and so on\n", 0.02  # what /endless sends, and the seconds between two of them
 BACKGROUND_NAME = "the nightly report"
 SELECT_ONE = demo.SELECT_ONE
 INSERT = "INSERT INTO orders (id, item, quantity) VALUES (:id, 'reserved', 1)"

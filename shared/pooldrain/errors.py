@@ -32,6 +32,10 @@ class PoolClosed(PooldrainError):
         self.waiting = waiting
 
 
+class InvalidRequest(PooldrainError):
+    """A request turned out not to be valid HTTP while its body was being read."""
+
+
 def describe_error(error: BaseException) -> str:
     """An exception in one line, for a log or a report."""
     text = " ".join(str(error).split())

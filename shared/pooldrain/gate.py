@@ -5,16 +5,17 @@ Rules:
 2. A *reservation* stands for a request that has arrived but waits for a thread. It was promised an answer:
    it is admitted even after the gate closed, and the gate is not idle before it was.
 3. A closed gate stays closed.
+4. A gate that keeps no connections admits as before, but each answer is the last on its connection.
 
 Plain state, no lock: the shell calls every method under its own lock, and passes the time in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from pooldrain.ledger import Checkout
@@ -25,6 +26,12 @@ UNCOUNTED_PATHS = frozenset({"/livez", "/readyz", "/pool-status"})
 # Where in a WSGI environment a server's adapter puts the call that closes the connection after the response: an
 # application must not send the Connection header itself (PEP 3333).
 CLOSE_CONNECTION = "pooldrain.close_connection"
+
+# Where in a WSGI environment or an ASGI scope a server's adapter puts the request's Client.
+CLIENT = "pooldrain.client"
+
+# Bytes that a server hands to the kernel in one go; a longer rest of a response may take its client a while.
+ONE_WRITE = 65536
 
 # A client's X-Request-ID beyond this length is replaced by a number of our own.
 LONGEST_ID = 64
@@ -41,6 +48,22 @@ def route_label(method: str, path: str) -> str:
     return label if label.isprintable() else label.encode("unicode_escape").decode("ascii")
 
 
+class Client(Protocol):
+    """Who waits for an answer, as the server's adapter knows it."""
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the server has stopped waiting for it: its body did not come, or it did not take its answer."""
+        ...
+
+    def when_sent(self, done: Callable[[], None]) -> None:
+        """Call `done` as soon as all that the application has sent is in the kernel's hands, or never will be."""
+
+    def answer_instead(self, response: bytes) -> bool:
+        """Answer in place of whoever serves the request, and close; False if an answer has begun already."""
+        ...
+
+
 class InFlightRequest:
     """One admitted request: who it is, since when, and which connections it holds."""
 
@@ -51,6 +74,7 @@ class InFlightRequest:
     broken = False  # its response ended before it was complete
     given_up = False  # and it did not unwind in time
     ended = False
+    client: Client | None = None  # if the server tells
 
     def __init__(self, method: str, path: str, given_id: GivenId, started: float, worker: object = None) -> None:
         self.method = method
@@ -79,7 +103,10 @@ class InFlightRequest:
     @property
     def was_cut(self) -> bool:
         """Whether the shutdown ended it: cancelled, and without an answer of its own."""
-        return self.given_up or (self.cancelled and (self.broken or self.status is None or self.status >= 500))
+        if self.given_up or not self.cancelled:
+            return self.given_up
+        interrupted = self.client is not None and self.client.interrupted
+        return interrupted or self.broken or self.status is None or self.status >= 500
 
 
 class Reservation:
@@ -102,6 +129,7 @@ class RequestGate:
 
     def __init__(self) -> None:
         self.accepting = True
+        self.keep_alive = True  # whether a connection is kept after an answer
         self.in_flight: dict[InFlightRequest, None] = {}  # a dict keeps the order of admission
         self.waiting = 0  # reservations not yet admitted
         self.finished = 0
@@ -168,6 +196,7 @@ class RequestGate:
     def close(self) -> None:
         """Refuse every request from now on, except those that hold a reservation."""
         self.accepting = False
+        self.keep_alive = False
 
     def cancel(self) -> list[InFlightRequest]:
         """Mark everything in flight as cancelled and return it, oldest first."""

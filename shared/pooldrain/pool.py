@@ -9,7 +9,7 @@ a *new* connection; and the counts go negative. Here, once closed:
 4. the counts stay true.
 
 This module patches internals of SQLAlchemy 2.1's QueuePool (`_do_get`, `_return_conn`, `_do_return_conn`,
-`_close_connection`, `_queue_class`) and reads those of its records (`fairy_ref`).
+`_close_connection`, `_should_wrap_creator`, `_queue_class`) and reads those of its records (`fairy_ref`).
 """
 
 from __future__ import annotations
@@ -82,6 +82,10 @@ class ClosablePool(QueuePool):
             pool._pools_returned = False
             pool._pool.close()
 
+    def disown(self) -> None:
+        """In a forked child: have nothing to do any more with this generation, whose locks others may have held."""
+        self._lifetime.generations = weakref.WeakSet()
+
     def connect(self) -> PoolProxiedConnection:
         """Check a connection out. Raises PoolClosed once closed."""
         if (tracker := self._lifetime.tracker) is None:
@@ -89,7 +93,8 @@ class ClosablePool(QueuePool):
         else:
             caller = tracker.caller()  # before: a checkout that waits may come back without its caller's frames
             proxy = _ConnectionFairy._checkout(self)
-            tracker.checked_out(proxy, caller)
+            if not self._lifetime.closed:  # or nobody gets it, and there is nothing to tell of
+                tracker.checked_out(proxy, caller)
         if self._lifetime.closed:  # while the connection was being opened or tested; asked last, so that none slips by
             proxy.close()
             raise self._pool_closed(waiting=True)
@@ -98,6 +103,10 @@ class ClosablePool(QueuePool):
     def take_idle(self) -> ConnectionPoolEntry | None:
         """One idle record, taken out of the pool to be discarded; None when there is none."""
         return self._pool.take()
+
+    def idle_records(self) -> list[ConnectionPoolEntry]:
+        """What is in the pool."""
+        return self._pool.items()
 
     def discard(self, record: ConnectionPoolEntry) -> None:
         """Close a record's connection and forget it. Raises what the driver raises."""
@@ -112,7 +121,7 @@ class ClosablePool(QueuePool):
             pool_size=self.size(),
             checkedout=self.checkedout(),
             overflow=max(0, self.overflow()),
-            idle=sum(record.dbapi_connection is not None for record in self._pool.items()),
+            idle=sum(record.dbapi_connection is not None for record in self.idle_records()),
         )
 
     def dispose(self) -> None:
@@ -138,6 +147,16 @@ class ClosablePool(QueuePool):
             dialect=self._dialect,
             lifetime=self._lifetime,
         )
+
+    def _should_wrap_creator(self, creator: Any) -> Any:
+        opening = super()._should_wrap_creator(creator)
+
+        def open_unless_closed(record: ConnectionPoolEntry) -> Any:
+            if self._lifetime.closed:  # a connection that fails its test would be replaced, even now
+                raise self._pool_closed(waiting=True)
+            return opening(record)
+
+        return open_unless_closed
 
     def _do_get(self) -> ConnectionPoolEntry:
         try:

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from pooldrain.gate import GivenId, InFlightRequest, RequestGate, Reservation, route_label
-from pooldrain.ledger import Checkout, Holding, LeakRule
+from pooldrain.ledger import Checkout, Holding, LeakRule, describe
 from pooldrain.policy import ShutdownPolicy
 from pooldrain.shutdown import (
     CutRequest,
@@ -22,6 +22,7 @@ from pooldrain.shutdown import (
     ShutdownReport,
     Tally,
 )
+from pooldrain.status import CUT
 from pooldrain.tracker import TrackedPool
 from pooldrain.transcript import (
     ConnectionReclaimed,
@@ -63,6 +64,7 @@ class Service:
         self._pools = pools
         self._lock = lock
         self._in_flight_at_signal = 0
+        self._held: dict[InFlightRequest, Holding] = {}  # by what was cancelled: the connection it had then
         self._outstanding: tuple[Holding, ...] = ()
         self._reclaimed = 0
 
@@ -124,7 +126,7 @@ class Service:
                 for pool in self._pools:
                     pool.tracker.report(pool.ledger.request_ended(request, now, outlives))
             if request.cancelled and request.was_cut and not request.given_up:
-                self.events.emit(RequestCut(*self._facts(request)))
+                self.events.emit(RequestCut(*self._facts(request), self._held_by(request)[0]))
             if self.events.detailed:
                 self.events.emit(RequestFinished(*self._facts(request)))
             if not self.gate.accepting:
@@ -173,6 +175,10 @@ class Service:
         """Mark everything in flight as cancelled, close the pools to it, and return it."""
         with self._lock:
             requests = self.gate.cancel()
+            for request in requests:
+                if request.checkouts:
+                    oldest = min(request.checkouts, key=lambda checkout: checkout.since)
+                    self._held[request] = describe(oldest, self.clock())
         self.close_pools()
         return requests
 
@@ -182,11 +188,16 @@ class Service:
             pool.close()
 
     def give_up(self) -> Done:
-        """Count what did not unwind in time as cut."""
+        """Count what did not unwind in time as cut; its clients are answered here, where that can still be done."""
+        with self._lock:
+            stuck = list(self.gate.in_flight)
+        for request in stuck:
+            if request.client is not None and request.client.answer_instead(CUT.raw()):
+                request.status = CUT.status
         with self._lock:
             given_up = self.gate.give_up()
             for request in given_up:
-                self.events.emit(RequestCut(*self._facts(request)))
+                self.events.emit(RequestCut(*self._facts(request), self._held_by(request)[0]))
         return Done(self.clock(), timed_out=bool(given_up))
 
     def tell_outstanding(self) -> list[list[Checkout]]:
@@ -229,7 +240,13 @@ class Service:
             return Tally(
                 requests=RequestCounts(self._in_flight_at_signal, gate.finished, gate.refused, len(gate.cut)),
                 cut_requests=tuple(
-                    CutRequest(request.request_id, request.route, round(now - request.started, 3), request.status)
+                    CutRequest(
+                        request.request_id,
+                        request.route,
+                        round(now - request.started, 3),
+                        request.status,
+                        *self._held_by(request),
+                    )
                     for request in gate.cut
                 ),
                 leaks={rule.value: sum(ledger.counts[rule] for ledger in ledgers) for rule in LeakRule},
@@ -257,6 +274,11 @@ class Service:
                 collected=report.leaks.get(LeakRule.COLLECTED, 0),
             )
         )
+
+    def _held_by(self, request: InFlightRequest) -> tuple[str, str]:
+        """Call site and last statement of the connection that a request held when it was cancelled."""
+        held = self._held.get(request)
+        return ("", "") if held is None else (held.call_site, held.statement or "")
 
     def _facts(self, request: InFlightRequest) -> tuple[str, str, int | None, float]:
         return request.request_id, request.route, request.status, round(self.clock() - request.started, 6)

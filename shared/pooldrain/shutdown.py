@@ -93,7 +93,11 @@ class Step:
 
 
 class Announce(Step):
-    """Let load balancers look away: `/readyz` answers 503, everything else as before."""
+    """Let load balancers look away: `/readyz` answers 503, everything else as before.
+
+    A worker that retires, its service going on, spends this phase on its clients: it takes no new ones, and answers
+    those it has. Its result is `Retired`.
+    """
 
     phase = Phase.ANNOUNCING
 
@@ -154,6 +158,11 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
+class Retired(Done):
+    """A worker has retired. `timed_out`: it still has clients, and they have had all of the drain's time."""
+
+
+@dataclass(frozen=True, slots=True)
 class Failed(Done):
     """The step raised."""
 
@@ -171,6 +180,8 @@ class CutRequest:
     route: str
     age: float
     status: int | None  # what its client was answered, None: nothing
+    call_site: str = ""  # where it checked out the connection that it held, the first one if it held several
+    statement: str = ""  # the last one on that connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,8 +294,9 @@ def shutdown_sequence(
         assert isinstance(result, Done), "a runner answers a step with its result"
         return course.passed(step, result)
 
-    yield from perform(Announce(now + policy.announce_period))
-    drained = yield from perform(Drain(course.now + (0.0 if course.hurried else policy.drain_timeout)))
+    announced = yield from perform(Announce(now + policy.announce_period))
+    spent = course.hurried or (isinstance(announced, Retired) and announced.timed_out)
+    drained = yield from perform(Drain(course.now + (0.0 if spent else policy.drain_timeout)))
     unfinished = drained.timed_out or drained.hurried or isinstance(drained, Failed)
     yield from perform(Cancel(course.now + policy.cancel_timeout, needed=unfinished))
 

@@ -91,6 +91,20 @@ POOL_EXHAUSTED = problem(503, "no database connection became free in time", _RET
 DATABASE_UNAVAILABLE = problem(503, "the database is out of reach", _RETRY)
 INTERNAL_ERROR = problem(500, "the request failed; the log says why")
 
+_INVALID = {
+    400: "the request is not valid HTTP",
+    413: "the request's body is too large",
+    414: "the request's target is too long",
+    417: "the request's expectation cannot be met",
+    431: "the request's header is too large",
+    501: "the request's transfer coding is not supported",
+}
+
+
+def invalid_request(status: int = 400) -> Answer:
+    """The answer to what a server cannot read as a request, of which only 400 is sent by all servers."""
+    return problem(status, _INVALID.get(status, _INVALID[400]), close=True)
+
 
 def not_found(path: str) -> Answer:
     """404 for a path without a route."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import sqlalchemy
 import sqlalchemy.exc
@@ -22,7 +22,7 @@ from sqlalchemy.pool import (
     ConnectionPoolEntry,
     PoolProxiedConnection,
 )
-from sqlalchemy.pool.base import _ConnectionFairy
+from sqlalchemy.pool.base import _ConnectionFairy, _ConnectionRecord
 
 from pooldrain.gate import InFlightRequest
 from pooldrain.ledger import Checkout, CheckoutLedger, Holding, Leak, describe
@@ -98,7 +98,7 @@ class PoolTracker:
         self.ledger = ledger
         self.opened = 0
         self.closed = 0
-        self._open: set[int] = set()  # identities of the open connections: each closing counts once
+        self._open: dict[int, ConnectionPoolEntry] = {}  # by the connection's identity: each closing counts once
         self._events = events
         self._lock = lock
         self._clock = clock
@@ -119,6 +119,27 @@ class PoolTracker:
         """`checkout` in words, asking the driver whether it is in a transaction."""
         return describe(checkout, now, in_transaction(driver_connection(checkout)))
 
+    def open_records(self) -> list[ConnectionPoolEntry]:
+        """The record of every open connection."""
+        with self._lock:
+            return list(self._open.values())
+
+    def forget(self) -> list[Any]:
+        """In a forked child: empty the books, and let go of the parent's connections; returns all there is of them."""
+        parents: list[Any] = []
+        for record in self._open.values():
+            assert isinstance(record, _ConnectionRecord), "the only records that there are"
+            proxy = None if record.fairy_ref is None else record.fairy_ref()
+            parents += [record, record.dbapi_connection, proxy]
+            if proxy is not None:
+                proxy.dbapi_connection = None  # type: ignore[assignment]  # no longer valid: closing it does nothing
+                vars(proxy)["cursor"] = _belongs_to_parent
+            record.dbapi_connection = record.fairy_ref = None
+        self._open.clear()
+        self.opened = self.closed = 0
+        self.ledger.forget()
+        return parents
+
     def report(self, leaks: list[Leak]) -> None:
         """Log each leak by name."""
         now = self._clock()
@@ -129,15 +150,14 @@ class PoolTracker:
     def _connected(self, connection: Any, record: ConnectionPoolEntry) -> None:
         with self._lock:
             self.opened += 1
-            self._open.add(id(connection))
+            self._open[id(connection)] = record
             if self._events.detailed:
                 self._events.emit(ConnectionOpened())
 
     def closed_one(self, connection: Any) -> None:
         """A connection is closed, or was ended from outside (its socket shut down); counts once."""
         with self._lock:
-            if id(connection) in self._open:
-                self._open.remove(id(connection))
+            if self._open.pop(id(connection), None) is not None:
                 self.closed += 1
                 if self._events.detailed:
                     self._events.emit(ConnectionClosed())
@@ -218,8 +238,13 @@ class TrackedPool:
     policy: PoolPolicy
 
     def __init__(self, lock: AbstractContextManager[Any], clock: Callable[[], float]) -> None:
-        self._lock = lock
+        self.lock = self._lock = lock
         self._clock = clock
+
+    @property
+    def sync_engine(self) -> sqlalchemy.Engine:
+        """The engine, without a colour."""
+        raise NotImplementedError
 
     @property
     def pool(self) -> ClosablePool:
@@ -234,6 +259,13 @@ class TrackedPool:
     def close(self) -> None:
         """Refuse checkouts from now on, and wake who waits for one. Closes no connection."""
         self.pool.close()
+
+    def forget(self) -> list[Any]:
+        """In a forked child: start anew. Returns what must never be collected there."""
+        pool = self.pool
+        pool.disown()
+        self.sync_engine.dispose(close=False)
+        return [pool, *self.tracker.forget()]
 
     def outstanding(self) -> list[Checkout]:
         """Every connection that is checked out, oldest first."""
@@ -251,6 +283,12 @@ class TrackedPool:
             mine = self.ledger.outstanding
             held = [c for request in requests for c in request.checkouts if mine.get(c.key) is c]
         return [driver for checkout in held if (driver := driver_connection(checkout)) is not None]
+
+    def in_transit(self) -> list[ConnectionPoolEntry]:
+        """Open connections that are neither idle nor checked out: being tested, reset or closed by somebody."""
+        idle = self.pool.idle_records()
+        with self._lock:
+            return [r for r in self.tracker.open_records() if r not in idle and r not in self.ledger.outstanding]
 
     def report_overdue(self) -> float:
         """Report what has become overdue; the seconds until something else can."""
@@ -280,6 +318,10 @@ class TrackedPool:
         for number, holding in enumerate(holdings, 1):
             self.events.emit(Outstanding(number, holding))
         return checkouts, holdings
+
+
+def _belongs_to_parent(*args: Any, **kwargs: Any) -> NoReturn:
+    raise RuntimeError("a connection that was checked out before a fork belongs to the parent process")
 
 
 def driver_connection(checkout: Checkout) -> Any:

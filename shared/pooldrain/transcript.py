@@ -318,10 +318,12 @@ class RequestCut(Event):
     route: str
     status: int | None
     seconds: float
+    call_site: str = ""
 
     def message(self) -> str:
         answer = "no answer" if self.status is None else f"answered {self.status}"
-        return f"cancel: {self.route}, request {self.request}, cut after {self.seconds:.3f} s, {answer}"
+        holding = f", with a connection checked out at {self.call_site}" if self.call_site else ""
+        return f"cancel: {self.route}, request {self.request}, cut after {self.seconds:.3f} s, {answer}{holding}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,17 +36,22 @@ def _run(watch: SignalWatch) -> int:
 
 
 def _waitress(ground: Ground) -> int:
+    from pooldrain.runtime import forks
     from pooldrain.runtime.listener import bind_socket
     from pooldrain.runtime.report import write_report
+    from pooldrain.runtime.watchdog import Watchdog
     from pooldrain.transcript import Listening
     from pooldrain_sync.servers.waitress import WaitressServer
     from pooldrain_sync.service import build
 
     settings = ground.settings
     listener = bind_socket(settings.host, settings.port)
+    forks.keep_from_children(listener)
     service = build(settings, ground.url)
+    watchdog = Watchdog(settings.shutdown.ladder.grace_period)
+    ground.watch.listen(lambda _name: watchdog.arm())
     service.runner.open()
-    server = WaitressServer(service.app, service.runner, listener, settings.threads)
+    server = WaitressServer(service.app, service.runner, listener, settings.threads, watchdog)
     port = listener.getsockname()[1]
     report = server.serve(ground.watch, Listening(settings.host, port, settings.server, os.getpid()))
     if settings.report is not None:
@@ -58,4 +63,10 @@ def _gunicorn(ground: Ground) -> int:
     from pooldrain.runtime.master import run_master
     from pooldrain_sync.servers.gunicorn import DrainWorker
 
-    return run_master(ground, DrainWorker)
+    return run_master(ground, DrainWorker, lambda: _build(ground))
+
+
+def _build(ground: Ground) -> object:
+    from pooldrain_sync.service import build
+
+    return build(ground.settings, ground.url)

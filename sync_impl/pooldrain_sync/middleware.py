@@ -1,22 +1,48 @@
 """The request gate as WSGI middleware (PEP 3333).
 
-A request is in flight from here until the server calls `close()` on the response, sent or broken off.
+A request is in flight from here (or from its complete head, if the server waits for its body first) until the
+server has called `close()` on the response and its client has taken it, or it was broken off.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from pooldrain.gate import CLOSE_CONNECTION, CURRENT_REQUEST, CURRENT_RESERVATION, UNCOUNTED_PATHS, InFlightRequest
+from pooldrain.gate import (
+    CLIENT,
+    CLOSE_CONNECTION,
+    CURRENT_REQUEST,
+    CURRENT_RESERVATION,
+    ONE_WRITE,
+    UNCOUNTED_PATHS,
+    Client,
+    InFlightRequest,
+)
 from pooldrain.status import CUT, REFUSED, Answer
 from pooldrain_sync.runner import Runner
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-# Bytes that a server hands to the kernel in one go; a longer rest may take its client a while.
-ONE_WRITE = 65536
+
+class ThreadedClient(Client, Protocol):
+    """What a threaded server's adapter puts into the environment as CLIENT."""
+
+    @property
+    def admitted(self) -> InFlightRequest | None:
+        """Its request, if it was admitted before its body had come."""
+        ...
+
+    @property
+    def left(self) -> bool:
+        """Whether it has left in the middle of its request: nobody gets the answer to that."""
+        ...
+
+    def broken_off(self) -> Exception:
+        """What to raise where a response has to be broken off."""
+        ...
 
 
 class GateMiddleware:
@@ -34,24 +60,28 @@ class GateMiddleware:
         if path in UNCOUNTED_PATHS:
             if reservation is not None:
                 runner.release(reservation)  # it shall not count while it is answered
-            return self._app(environ, _Exchange(runner, environ, start_response))
-        if not path.isascii():  # PEP 3333 hands over bytes as Latin-1
-            path = path.encode("latin-1").decode("utf-8", "replace")
-        request = runner.admit(method, path, environ.get("HTTP_X_REQUEST_ID"), reservation)
+            return self._app(environ, _Exchange(runner, environ, start_response).start_response)
+        client: ThreadedClient | None = environ.get(CLIENT)
+        request = None if client is None else client.admitted
         if request is None:
-            return send(REFUSED, environ, start_response)
+            request = runner.admit(method, readable(path), environ.get("HTTP_X_REQUEST_ID"), reservation)
+            if request is None:
+                return send(REFUSED, environ, start_response)
+        request.client = client
         token = CURRENT_REQUEST.set(request)
-        exchange = _Exchange(runner, environ, start_response, request)
+        exchange = _Exchange(runner, environ, start_response, request, client)
         try:
-            exchange.body = self._app(environ, exchange)
-        except BaseException:
-            CURRENT_REQUEST.reset(token)
-            request.status = 500
-            runner.finish(request)
-            raise
+            exchange.body = self._app(environ, exchange.start_response)
+        except BaseException as error:
+            if not request.cancelled or not isinstance(error, Exception):
+                CURRENT_REQUEST.reset(token)
+                request.status = 500
+                runner.finish(request)
+                raise
+            exchange.replace(CUT)
         if exchange.replacement is not None:
             _close(exchange.body)
-            exchange.body = [exchange.replacement.body]
+            exchange.body = [b"" if method == "HEAD" else exchange.replacement.body]
         return exchange
 
 
@@ -62,17 +92,12 @@ class _Exchange:
     ends the request.
     """
 
-    __slots__ = (
-        "_chunks",
-        "_complete",
-        "_environ",
-        "_left",
-        "_request",
-        "_runner",
-        "_start_response",
-        "body",
-        "replacement",
-    )
+    # Defaults live in the class: an exchange is made for every answer, and few of them change.
+    _begun = False  # some of the body was handed over before the drain timed out
+    _left = -1  # bytes of the body still to come, negative if nobody said how many
+    _complete = False
+    body: Iterable[bytes] = ()
+    replacement: Answer | None = None
 
     def __init__(
         self,
@@ -80,21 +105,19 @@ class _Exchange:
         environ: WSGIEnvironment,
         start_response: StartResponse,
         request: InFlightRequest | None = None,
+        client: ThreadedClient | None = None,
     ) -> None:
         self._runner = runner
         self._environ = environ
         self._start_response = start_response
         self._request = request
-        self._left = -1  # bytes of the body still to come, negative if nobody said how many
-        self._complete = False
-        self._chunks: Iterator[bytes] = iter(())
-        self.body: Iterable[bytes] = ()
-        self.replacement: Answer | None = None
+        self._client = client
 
-    def __call__(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None, /) -> Any:
+    def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None, /) -> Any:
+        """Begin the response."""
         request = self._request
         if request is not None:
-            request.status = int(status[:3])
+            request.status = None if self._client is not None and self._client.left else int(status[:3])
             if request.cancelled and request.was_cut:
                 # The application failed because we cancelled it: the client learns that, not "internal error".
                 self.replacement = CUT
@@ -104,26 +127,32 @@ class _Exchange:
             if name.lower() == "content-length":
                 self._left = int(value)
                 break
-        if not self._runner.gate.accepting:
+        if not self._runner.gate.keep_alive:
             close_connection(self._environ)
         return self._start_response(status, headers, exc_info) if exc_info else self._start_response(status, headers)
 
-    def __iter__(self) -> Iterator[bytes]:
-        self._chunks = iter(self.body)
-        return self
+    def replace(self, answer: Answer) -> None:
+        """Send `answer` instead of what the application began to send, or failed to. In an `except` clause."""
+        self.replacement = answer
+        if self._request is not None:
+            self._request.status = answer.status
+        close_connection(self._environ)
+        self._start_response(answer.status_line, answer.headers, sys.exc_info())
 
-    def __next__(self) -> bytes:
-        try:
-            chunk = next(self._chunks)
-        except StopIteration:
-            self._complete = True
-            raise
-        self._left -= len(chunk)
-        if self._left == 0:
-            self._complete = True  # whether or not the server finds anybody to send it to
-            if len(chunk) <= ONE_WRITE and self._request is not None:
-                self._request.answered = True  # before the client can know it and ask who is being served
-        return chunk
+    def __iter__(self) -> Iterator[bytes]:
+        request = self._request
+        for chunk in self.body:
+            if request is not None and not request.cancelled:
+                self._begun = True
+            self._left -= len(chunk)
+            if self._left == 0:
+                self._complete = True  # whether or not the server finds anybody to send it to
+                if len(chunk) <= ONE_WRITE and request is not None:
+                    request.answered = True  # before the client can know it and ask who is being served
+            yield chunk
+            if self._begun and request is not None and request.cancelled and not self._complete:
+                raise BrokenPipeError if self._client is None else self._client.broken_off()
+        self._complete = True
 
     def close(self) -> None:
         """The server is done with the response."""
@@ -133,7 +162,14 @@ class _Exchange:
             CURRENT_REQUEST.set(None)  # not by its token: a server may close in another context than it called in
             if self._request is not None and not self._request.ended:
                 self._request.broken = not self._complete
-                self._runner.finish(self._request)
+                if self._client is None:
+                    self._finish()
+                else:
+                    self._client.when_sent(self._finish)
+
+    def _finish(self) -> None:
+        if self._request is not None and not self._request.ended:
+            self._runner.finish(self._request)
 
 
 def send(answer: Answer, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -142,6 +178,11 @@ def send(answer: Answer, environ: WSGIEnvironment, start_response: StartResponse
         close_connection(environ)
     start_response(answer.status_line, answer.headers)
     return [b"" if environ["REQUEST_METHOD"] == "HEAD" else answer.body]
+
+
+def readable(path: str) -> str:
+    """A path as people write it; PEP 3333 hands over its bytes as Latin-1."""
+    return path if path.isascii() else path.encode("latin-1").decode("utf-8", "replace")
 
 
 def close_connection(environ: WSGIEnvironment) -> None:

@@ -19,6 +19,7 @@ from pooldrain.gate import InFlightRequest
 from pooldrain.ledger import Checkout, CheckoutLedger
 from pooldrain.policy import LeakPolicy, PoolPolicy
 from pooldrain.pool import ClosableQueuePool
+from pooldrain.runtime import forks
 from pooldrain.runtime.database import connect_options, is_busy, shut_down_socket, startup_problem
 from pooldrain.runtime.database_url import DatabaseUrl
 from pooldrain.tracker import (
@@ -69,6 +70,12 @@ class PoolManager(TrackedPool):
         )
         self.tracker.listen(self.engine)
         event.listen(self.engine, "do_connect", connect_options(url, pool, service))
+        forks.protect(self)
+
+    @property
+    def sync_engine(self) -> sqlalchemy.Engine:
+        """The engine."""
+        return self.engine
 
     @property
     def pool(self) -> ClosableQueuePool:

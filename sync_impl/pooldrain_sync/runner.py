@@ -11,11 +11,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
-from pooldrain.errors import describe_error
+from sqlalchemy.exc import DBAPIError
+
+from pooldrain.errors import StartupError, describe_error
 from pooldrain.gate import InFlightRequest, Reservation
 from pooldrain.ledger import Checkout
 from pooldrain.policy import LeakPolicy, PoolPolicy, ShutdownPolicy
+from pooldrain.runtime.database import cut_off, end_in_transit, startup_problem
 from pooldrain.runtime.database_url import DatabaseUrl
+from pooldrain.runtime.problems import is_temporary
 from pooldrain.service import Service
 from pooldrain.shutdown import (
     Announce,
@@ -28,6 +32,7 @@ from pooldrain.shutdown import (
     Failed,
     Phase,
     Reclaim,
+    Retired,
     ShutdownReport,
     Stop,
     Tally,
@@ -44,8 +49,31 @@ class Server(Protocol):
     def drain(self) -> None:
         """From now on requests are refused: keep them off the busy threads."""
 
+    def cancel(self) -> None:
+        """From now on no request waits for its client any more, or for a thread."""
+
     def stop(self, step: Stop) -> None:
         """Answer what is queued, close the listener and every connection; return when done."""
+
+
+class Retiring(Protocol):
+    """What a runner needs of a worker that ends while its service goes on."""
+
+    @property
+    def called_off(self) -> bool:
+        """Whether the whole service ends by now."""
+        ...
+
+    @property
+    def connected(self) -> bool:
+        """Whether it has clients."""
+        ...
+
+    def retire(self) -> None:
+        """Leave new clients to the other workers; close, after a while, the connections on which nothing comes."""
+
+    def rejoin(self) -> None:
+        """Take new clients again: the whole service ends, and they are to be told."""
 
 
 class Runner(Service):
@@ -65,10 +93,16 @@ class Runner(Service):
         self._pools_lock = lock
         self._hooks: list[Callable[[], None]] = []
         self._condition = threading.Condition(lock)
+        self._retiring: Retiring | None = None
 
     def changed(self) -> None:
         """Wake the step that waits."""
         self._condition.notify_all()
+
+    def look_again(self) -> None:
+        """The same without the lock: a retiring worker's clients have gone, or the whole service ends."""
+        with self._lock:
+            self.changed()
 
     def add_pool(self, url: DatabaseUrl, pool: PoolPolicy, leaks: LeakPolicy) -> PoolManager:
         """Another engine, with a pool that opens and stops with the main one. Before `open`."""
@@ -87,8 +121,13 @@ class Runner(Service):
         self.enter(Phase.STARTING)
         for pool in self.pools:
             pool.open()
-        for hook in self._hooks:
-            hook()
+        try:
+            for hook in self._hooks:
+                hook()
+        except DBAPIError as error:
+            if is_temporary(error):  # not the application's fault: no traceback
+                raise StartupError(startup_problem(self.pool.url, error, "cannot prepare")) from error
+            raise
         if any(pool.ledger.policy.leak_age is not None for pool in self.pools):
             threading.Thread(target=self._watch_overdue, name="pooldrain-overdue", daemon=True).start()
         self.enter(Phase.READY)
@@ -104,8 +143,12 @@ class Runner(Service):
             self.gate.release(reservation)
             self.tell_if_idle()
 
-    def shut_down(self, server: Server) -> ShutdownReport:
-        """Perform the shutdown, start to end, and return its report. Runs in a thread beside the server's loop."""
+    def shut_down(self, server: Server, retiring: Retiring | None = None) -> ShutdownReport:
+        """Perform the shutdown, start to end, and return its report. Runs in a thread beside the server's loop.
+
+        `retiring`: the worker, if it is one of several processes and may be the only one that ends.
+        """
+        self._retiring = retiring
         sequence = shutdown_sequence(self.policy, self.signals[0], self.clock())
         try:
             step = next(sequence)
@@ -133,12 +176,11 @@ class Runner(Service):
     def _perform(self, step: AnyStep, server: Server) -> Done | Tally:
         match step:
             case Announce():
-                self._wait(lambda: self.hurried, step.deadline)
-                return Done(self.clock(), hurried=self.hurried)
+                return self._announce(step)
             case Drain():
                 return self._drain(step, server)
             case Cancel():
-                return self._cancel(step)
+                return self._cancel(step, server)
             case Reclaim():
                 return self._reclaim(step.deadline)
             case Dispose():
@@ -149,26 +191,53 @@ class Runner(Service):
             case Close():
                 return self.tally()
 
+    def _announce(self, step: Announce) -> Done:
+        worker, deadline = self._retiring, step.deadline
+        if worker is not None and not worker.called_off:
+            self._retire(worker)
+            if not worker.called_off:
+                return Retired(self.clock(), timed_out=worker.connected, hurried=self.hurried)
+            worker.rejoin()
+            deadline = self.clock() + self.policy.announce_period
+        self._wait(lambda: self.hurried, deadline)
+        return Done(self.clock(), hurried=self.hurried)
+
+    def _retire(self, worker: Retiring) -> None:
+        """Serve the clients that a worker has, until none is left or all of the drain's time has passed."""
+        deadline = self.clock() + self.policy.drain_timeout
+        with self._lock:
+            self.gate.keep_alive = False
+        worker.retire()
+        self._wait(lambda: self.hurried or worker.called_off or not worker.connected, deadline)
+
     def _drain(self, step: Drain, server: Server) -> Done:
         started, refused = self.close_gate()
         server.drain()
         self._wait(lambda: self.gate.idle or self.hurried, step.deadline)
         return self.drained(started, refused)
 
-    def _cancel(self, step: Cancel) -> Done:
+    def _cancel(self, step: Cancel, server: Server) -> Done:
         if not step.needed:
             return Done(self.clock())
         requests: list[InFlightRequest] = self.cancel_all()
         try:
-            patience = step.deadline - self.clock()
-            works = [work for pool in self.pools for work in pool.cancellations(requests, patience)]
-            run_all(works, step.deadline, self.clock, name="pooldrain-cancel")
+            server.cancel()
+            patience = (self.clock() + step.deadline) / 2
+            works = [work for pool in self.pools for work in pool.cancellations(requests, patience - self.clock())]
+            run_all(works, patience, self.clock, name="pooldrain-cancel")
+            self._wait(lambda: self.gate.idle, patience)
+            for pool in self.pools:
+                end_in_transit(pool)
+                cut_off(pool, requests)
             self._wait(lambda: self.gate.idle, step.deadline)
         finally:  # also if a cancellation raised: nobody goes uncounted
             done = self.give_up()
         return done
 
     def _reclaim(self, deadline: float) -> Done:
+        self.close_pools()
+        for pool in self.pools:
+            end_in_transit(pool)
         works = [
             partial(self._reclaim_from, pool, checkouts, deadline)
             for pool, checkouts in zip(self.pools, self.tell_outstanding(), strict=True)

@@ -19,7 +19,7 @@ KEYS = [
     *("outstanding", "leaks", "connections", "errors"),
 ]
 HOLDING = ["holder", "request_id", "age", "call_site", "callers", "statement", "in_transaction", "rule"]
-CUT = ["request_id", "route", "age", "status"]
+CUT = ["request_id", "route", "age", "status", "call_site", "statement"]
 
 
 def expect_shape(report: Record) -> None:

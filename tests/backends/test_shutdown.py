@@ -146,7 +146,10 @@ def test_a_request_beyond_the_drain_timeout_is_cut_with_a_clean_answer(
     assert report["outstanding"] == []
     [line] = service.complaints
     assert line.startswith("cancel: GET /work, request endless-1, cut after ")
-    assert line.endswith(", answered 503")
+    assert ", answered 503, with a connection checked out at " in line
+    assert line.endswith(" in Demo.work")
+    assert line.endswith(cut["call_site"])
+    assert "sleep" in cut["statement"]
 
 
 def test_who_waits_for_a_connection_is_woken_when_the_drain_times_out(
@@ -196,7 +199,7 @@ def test_who_waits_for_a_thread_is_in_flight(services: Launcher, postgres: Postg
 
 
 @every_way
-def test_a_holder_that_ignores_its_cancellation_is_ended_all_the_same(
+def test_a_query_that_ignores_its_cancellation_is_ended_from_here_and_its_client_answered(
     services: Launcher, postgres: Postgres, backend: Backend
 ) -> None:
     service = services.start(backend, "--drain-timeout", "0.2", "--cancel-timeout", "0.4", "--dispose-timeout", "2")
@@ -204,11 +207,14 @@ def test_a_holder_that_ignores_its_cancellation_is_ended_all_the_same(
     [session] = postgres.await_working(service.pids)
     with postgres.frozen(session):  # it hears neither the cancellation nor the end of its client
         signalled = service.send_signal(signal.SIGTERM)
+        assert stuck.answer().status == 503
         ended = service.ended(within=10)
     assert ended.code == 3
     assert ended.at - signalled < 5
     postgres.await_no_sessions(service.pids)
     [report] = [report for report in service.reports if report["requests"]["cut"]]
-    assert [holding["holder"] for holding in report["outstanding"]] == ["GET /work"]
+    [cut] = report["cut_requests"]
+    assert cut["status"] == 503
+    assert cut["call_site"].endswith(" in Demo.work")
+    assert report["outstanding"] == []  # it came back when its socket had been shut down
     assert report["connections"]["abandoned"] == 0
-    stuck.close()

@@ -12,7 +12,7 @@ from pooldrain_compare.processes import Ended, ServerProcess, free_port, python_
 from tests.harness.http import Answer, get
 from tests.harness.postgres import Postgres
 from tests.harness.service import SERVERS, Launcher, Service
-from tests.harness.waiting import BOUND
+from tests.harness.waiting import BOUND, eventually
 
 ROOT = """\
 {
@@ -74,9 +74,17 @@ class Walk:
 
     def __init__(self, service: Service) -> None:
         self.service = service
-        self.answers: list[Answer] = [service.get(path) for path in REQUESTS]
+        self.answers: list[Answer] = []
+        for path in REQUESTS:
+            self.answers.append(service.get(path))
+            eventually(self._leaks_are_told, "the leak is in the log")
         service.send_signal()
         self.ended: Ended = service.ended()
+
+    def _leaks_are_told(self) -> bool:
+        """An answer may arrive before its request has ended, which is when its leak is found."""
+        told = [record for record in self.service.log if record["event"] == "leak"]
+        return len(told) == REQUESTS[: len(self.answers)].count("/db-test-leak")
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -50,6 +51,14 @@ def test_a_closed_gate_refuses_counts_and_stays_closed() -> None:
     assert gate.admit("GET", "/", None, 0.0) is None
     assert gate.reserve() is None
     assert (gate.accepting, gate.refused, gate.idle) == (False, 1, True)
+    assert not gate.keep_alive, "nobody comes back to a service that ends"
+
+
+def test_a_gate_that_keeps_no_connections_admits_as_before() -> None:
+    gate = RequestGate()
+    gate.keep_alive = False
+    answered(gate, admitted(gate), 200)
+    assert (gate.accepting, gate.finished, gate.refused) == (True, 1, 0)
 
 
 def test_what_is_in_flight_when_the_gate_closes_finishes_as_ever() -> None:
@@ -148,6 +157,29 @@ def test_a_cancelled_request_was_cut_unless_it_answered_for_itself(status: int |
     answered(gate, request, status)
     assert request.was_cut is cut
     assert (gate.finished, gate.cut) == ((0, [request]) if cut else (1, []))
+
+
+class Interrupted:
+    """A client that the server has stopped waiting for."""
+
+    interrupted = True
+
+    def when_sent(self, done: Callable[[], None]) -> None:
+        done()
+
+    def answer_instead(self, response: bytes) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("cancelled", [True, False])
+def test_a_request_whose_client_was_not_waited_for_was_cut_whatever_it_answered(cancelled: bool) -> None:
+    gate = RequestGate()
+    request = admitted(gate)
+    request.client = Interrupted()
+    if cancelled:
+        gate.cancel()
+    answered(gate, request, 200)
+    assert (gate.cut, gate.finished) == (([request], 0) if cancelled else ([], 1))
 
 
 @pytest.mark.parametrize("cancelled", [True, False])

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import sqlalchemy
-from sqlalchemy import text
+from sqlalchemy import event, text
+from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import Session
@@ -100,6 +101,23 @@ def test_a_checkout_after_close_is_refused_at_once_even_if_a_connection_is_idle(
     assert (refusal.value.pool_size, refusal.value.checkedout, refusal.value.waiting) == (2, 1, False)
     assert driver.opened == 2
     give_back(held)
+
+
+@both_colours
+def test_a_connection_that_fails_its_test_while_the_pool_closes_is_not_replaced(colour: Colour) -> None:
+    driver = Driver()
+    pool = make(colour, driver)
+    give_back(*fill(pool, 1))
+
+    def failing(connection: object, record: object, proxy: object) -> None:
+        pool.close()
+        raise DisconnectionError("dead")
+
+    event.listen(pool, "checkout", failing)
+    with pytest.raises(PoolClosed):
+        pool.connect()
+    assert (driver.opened, driver.open) == (1, [])
+    assert pool.checkedout() == 0
 
 
 @both_colours

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -21,7 +23,8 @@ from pooldrain.shutdown import (
     ShutdownReport,
     Tally,
 )
-from pooldrain.status import PoolStatus
+from pooldrain.stacks import StackWalker
+from pooldrain.status import CUT, PoolStatus
 from pooldrain.tracker import PoolTracker, TrackedPool
 from pooldrain.transcript import Event
 
@@ -306,6 +309,7 @@ def test_a_request_that_unwinds_without_an_answer_of_its_own_is_told_as_cut(worl
         "route": "GET /work",
         "status": 503,
         "seconds": 2.0,
+        "call_site": "",
     }
     assert world.service.give_up() == Done(102.0)
 
@@ -333,6 +337,36 @@ def test_a_request_that_does_not_unwind_is_told_as_cut_once(world: World) -> Non
     world.end(request, 503)
     assert world.events.take("request_cut")["seconds"] == 5.0
     assert world.service.tally().requests == RequestCounts(cut=1)
+
+
+class Client:
+    """A client, and what it was answered in the place of whoever serves it."""
+
+    interrupted = False
+
+    def __init__(self, *, answered: bool) -> None:
+        self._answered = answered
+        self.instead = b""
+
+    def when_sent(self, done: Callable[[], None]) -> None:
+        done()
+
+    def answer_instead(self, response: bytes) -> bool:
+        self.instead = b"" if self._answered else response
+        return not self._answered
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_who_waits_for_a_request_that_does_not_unwind_is_answered_unless_an_answer_has_begun(
+    world: World, answered: bool
+) -> None:
+    request = world.admit()
+    request.client = client = Client(answered=answered)
+    request.status = 200 if answered else None
+    world.service.cancel_all()
+    world.service.give_up()
+    assert client.instead == (b"" if answered else CUT.raw())
+    assert world.events.take("request_cut")["status"] == (200 if answered else 503)
 
 
 def test_what_tells_of_a_decision_is_told_under_its_lock_so_that_the_order_is_true(world: World) -> None:
@@ -463,3 +497,22 @@ def test_the_last_line_sums_the_report_up(world: World) -> None:
         "leaked": 0,
         "collected": 0,
     }
+
+
+def test_a_cut_request_is_told_with_the_connection_that_it_held_first(world: World) -> None:
+    request = world.admit("/work", "slow")
+    token = CURRENT_REQUEST.set(request)
+    for statement in ("SELECT pg_sleep(600)", "SELECT 2"):
+        stack = StackWalker(()).capture(sys._getframe())
+        checkout = world.pool.ledger.check_out(object(), world.now, stack, None, None)
+        checkout.statement = statement
+        world.now += 1
+    CURRENT_REQUEST.reset(token)
+    world.service.cancel_all()
+    for checkout in list(request.checkouts):
+        world.pool.ledger.check_in(checkout.key)  # the cancellation worked: they came back
+    world.service.give_up()
+    [cut] = world.service.tally().cut_requests
+    assert cut.call_site.startswith(f"{__file__}:")
+    assert cut.statement == "SELECT pg_sleep(600)"
+    assert world.events.take("request_cut")["call_site"] == cut.call_site

@@ -30,6 +30,7 @@ from pooldrain.shutdown import (
     Phase,
     Reclaim,
     RequestCounts,
+    Retired,
     ShutdownReport,
     Stop,
     Tally,
@@ -178,6 +179,12 @@ def test_an_announcement_that_timed_out_is_over_as_planned() -> None:
     assert step_of(steps, Cancel).needed is False
 
 
+@pytest.mark.parametrize(("timed_out", "deadline"), [(False, 131.0), (True, 101.0)])
+def test_a_worker_whose_clients_had_all_of_the_drains_time_gets_no_more_of_it(timed_out: bool, deadline: float) -> None:
+    _, steps = shut_down(each_takes(1.0, announce=Retired(0, timed_out=timed_out)))
+    assert step_of(steps, Drain).deadline == deadline
+
+
 def test_a_second_signal_in_the_drain_is_in_the_report() -> None:
     report, _ = shut_down(each_takes(1.0, drain=Done(0, hurried=True)), replace(CLEAN, signals=2))
     assert (report.hurried, report.signals) == (True, 2)
@@ -218,7 +225,11 @@ def test_a_connection_that_was_not_seen_to_close_is_abandoned() -> None:
     assert (report.outcome, report.exit_code) == (Outcome.DISPOSE_FAILED, 4)
 
 
-CUT = replace(CLEAN, requests=RequestCounts(3, 119, 12, 1), cut_requests=(CutRequest("r9", "GET /work", 35.0, None),))
+CUT = replace(
+    CLEAN,
+    requests=RequestCounts(3, 119, 12, 1),
+    cut_requests=(CutRequest("r9", "GET /work", 35.0, None, "app.py:7 in work", "SELECT 1"),),
+)
 
 
 def test_a_cut_request_is_told_by_the_exit_code_and_by_name() -> None:
@@ -269,7 +280,16 @@ def test_the_report_has_the_shape_that_is_documented() -> None:
         "seconds": 1.5,
         "phases": [{"phase": phase.value, "seconds": 0.25} for phase in PHASES],
         "requests": {"in_flight_at_signal": 3, "finished": 119, "refused": 12, "cut": 1, "seen": 132},
-        "cut_requests": [{"request_id": "r9", "route": "GET /work", "age": 35.0, "status": None}],
+        "cut_requests": [
+            {
+                "request_id": "r9",
+                "route": "GET /work",
+                "age": 35.0,
+                "status": None,
+                "call_site": "app.py:7 in work",
+                "statement": "SELECT 1",
+            }
+        ],
         "outstanding": [
             {
                 "holder": "GET /db-test-leak",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import select
 import socket
 import struct
 import time
@@ -116,8 +117,14 @@ class Connection:
         """Remember that an answer to `method` is due: the one to HEAD has no body."""
         self._asked.append(method)
 
-    def answer(self, timeout: float = BOUND) -> Answer:
-        """The next answer that is due."""
+    def await_bytes(self, timeout: float = BOUND) -> None:
+        """Wait until something has come, and leave it where it is."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        assert poll.poll(timeout * 1000), f"nothing came within {timeout:g} s"
+
+    def answer(self, timeout: float = BOUND, pace: float | None = None) -> Answer:
+        """The next answer that is due; its body is read no faster than `pace`, in bytes per second."""
         method = self._asked.popleft()
         deadline = time.monotonic() + timeout
         while b"\r\n\r\n" not in self._data:
@@ -132,7 +139,10 @@ class Connection:
             assert len(lengths) == 1, f"no answer of the demo's is without one Content-Length: {head!r}"
             length = int(lengths[0])
         while len(self._data) < length:
+            before = len(self._data)
             self._read(deadline, f"{length} bytes of its body")
+            if pace is not None:
+                time.sleep((len(self._data) - before) / pace)
         body, self._data = self._data[:length], self._data[length:]
         return Answer(int(status), reason, headers, body, time.monotonic())
 
@@ -155,7 +165,7 @@ class Connection:
     def _read(self, deadline: float, awaited: str) -> None:
         self._socket.settimeout(max(0.001, deadline - time.monotonic()))
         try:
-            data = self._socket.recv(65536)
+            data = self._socket.recv(1 << 19)
         except TimeoutError:
             raise NoAnswerError(f"no answer in time; waiting for {awaited}, got {self._data!r}") from None
         except ConnectionError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -11,12 +12,14 @@ from pooldrain_compare.backends import Backend
 from pooldrain_compare.client import LoadClient, LoadResult, Mode, Outcome, mixed
 from tests.conftest import Measured
 from tests.harness.postgres import Postgres
-from tests.harness.service import EVERY_WAY, Launcher, Service
+from tests.harness.service import EVERY_WAY, SERVERS, Launcher, Service
 from tests.harness.waiting import eventually
+from tests.servers import garbage_app
 
 CLIENTS = 40  # 20 keep connections alive, 20 open one for each request
 ANSWERS = 1000  # before the signal: a second or two of load
 LEAKS = 3
+REQUESTS = 100
 LONGEST_WORK = 0.3  # seconds, of the workload's slowest request
 
 
@@ -95,3 +98,18 @@ def test_nothing_is_lost_at_sigterm_under_load(
     assert result.last_answer is not None
     measured(f"under load, last answer to exit, {backend.name}", ended.at - max(result.last_answer, signalled))
     assert ended.at - signalled < LONGEST_WORK + 5.0  # so it was no timeout that ended it
+
+
+@pytest.mark.parametrize("backend", SERVERS, ids=lambda backend: backend.name)
+def test_requests_leave_nothing_to_the_garbage_collector(
+    services: Launcher, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    colour = "sync" if backend.module == "pooldrain_sync" else "async"
+    service = services.start(backend, "--app", f"{garbage_app.__name__}:create_{colour}")
+    connection = service.connect()
+    for path in ("/", "/livez"):  # one that is counted and one that is not
+        connection.get("/garbage")
+        for _ in range(REQUESTS):
+            assert connection.get(path).status == 200
+        assert int(connection.get("/garbage").body) < REQUESTS, "not even one object a request"

@@ -16,9 +16,12 @@ from pathlib import Path
 import pytest
 
 PATCHED = {
-    "gunicorn": ("27.0.1", ["pooldrain.runtime.master", "pooldrain_sync.servers.gunicorn"]),
+    "gunicorn": (
+        "27.0.1",
+        ["pooldrain.runtime.master", "pooldrain_sync.servers.gunicorn", "pooldrain_sync.servers.gunicorn_client"],
+    ),
     "waitress": ("3.0.2", ["pooldrain_sync.servers.waitress"]),
-    "uvicorn": ("0.54.0", ["pooldrain_async.servers.uvicorn"]),
+    "uvicorn": ("0.54.0", ["pooldrain_async.servers.uvicorn", "pooldrain_async.servers.gunicorn"]),
     "sqlalchemy": ("2.1", ["pooldrain.pool", "pooldrain.queues"]),
 }
 
@@ -26,17 +29,30 @@ PATCHED = {
 OVERRIDDEN = {
     "pooldrain.runtime.master:Master": (
         *("init_signals", "handle_term", "handle_int", "handle_quit", "halt", "stop", "reap_workers"),
-        *("manage_workers", "spawn_worker"),
+        *("handle_hup", "handle_usr2", "manage_workers", "spawn_worker"),
     ),
-    "pooldrain.runtime.master:MasterApplication": ("load_config", "load"),
+    "pooldrain.runtime.worker:MasterApplication": ("load_config", "load"),
+    "pooldrain.runtime.worker:ManagedWorker": ("init_signals",),
     "pooldrain_sync.servers.gunicorn:DrainWorker": (
-        *("init_signals", "load_wsgi", "run", "accept", "enqueue_req", "handle", "finish_request"),
+        *("load_wsgi", "run", "accept", "enqueue_req", "handle", "handle_error", "finish_request"),
     ),
-    "pooldrain_async.servers.gunicorn:DrainWorker": ("init_signals", "load_wsgi", "run"),
-    "pooldrain_sync.servers.waitress:DrainTask": ("get_environment",),
-    "pooldrain_sync.servers.waitress:DrainChannel": ("service", "readable", "handle_read", "handle_close"),
+    "pooldrain_sync.servers.gunicorn_client:ClientSocket": ("recv", "sendall"),
+    "pooldrain_sync.servers.gunicorn_client:DrainBody": ("_read_reader",),
+    "pooldrain_sync.servers.gunicorn_client:DrainResponse": ("default_headers", "process_headers"),
+    "pooldrain_async.servers.gunicorn:DrainWorker": ("load_wsgi", "run"),
+    "pooldrain_async.servers.gunicorn:WorkerServer": ("_signalled", "_shut_down", "_accept_all"),
+    "pooldrain_sync.servers.waitress:DrainParser": ("received",),
+    "pooldrain_sync.servers.waitress:DrainErrorTask": ("execute",),
+    "pooldrain_sync.servers.waitress:DrainTask": ("get_environment", "set_close_on_finish", "build_response_header"),
+    "pooldrain_sync.servers.waitress:DrainChannel": (
+        *("service", "readable", "handle_read", "handle_close", "parser_class", "write_soon", "_flush_some"),
+    ),
     "pooldrain_sync.servers.waitress:DrainServer": ("add_task",),
-    "pooldrain_async.servers.uvicorn:DrainProtocol": ("connection_made", "data_received", "connection_lost"),
+    "pooldrain_async.servers.uvicorn:DrainCycle": ("run_asgi", "receive", "send_500_response"),
+    "pooldrain_async.servers.uvicorn:DrainProtocol": (
+        *("connection_made", "data_received", "connection_lost", "resume_writing"),
+        *("_start_asgi_task", "send_400_response"),
+    ),
     "pooldrain_async.servers.uvicorn:UvicornServer": ("capture_signals",),
     "pooldrain.pool:ClosablePool": ("dispose", "recreate", "_do_get", "_do_return_conn"),
     "pooldrain.queues:ClosableQueue": ("get",),
@@ -48,17 +64,22 @@ OVERRIDDEN = {
 USED = {
     "gunicorn.workers.gthread:ThreadWorker": (
         *("set_accept_enabled", "wait_for_and_dispatch_events", "murder_keepalived", "murder_pending"),
-        *("on_pending_socket_readable", "is_parent_alive", "notify"),
+        *("on_pending_socket_readable", "notify"),
     ),
     "gunicorn.workers.gthread:TConn": ("set_timeout", "close"),
     "gunicorn.workers.gthread:PollableMethodQueue": ("defer", "run_callbacks", "fileno"),
     "gunicorn.http.wsgi:Response": ("force_close",),
-    "gunicorn.arbiter:Arbiter": ("run", "kill_workers", "wait_for_signals"),
+    "gunicorn.arbiter:Arbiter": ("run", "kill_workers", "kill_worker", "wait_for_signals"),
     "waitress.server:TcpWSGIServer": ("accept_connections", "pull_trigger", "set_socket_options", "accept"),
     "waitress.task:WSGITask": ("set_close_on_finish",),
     "waitress.task:ThreadedTaskDispatcher": ("set_thread_count", "add_task"),
     "waitress.wasyncore": ("poll2",),
     "uvicorn.server:Server": ("startup", "on_tick"),
+    "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol": (
+        *("timeout_keep_alive_handler", "_unset_keepalive_if_required"),
+    ),
+    "sqlalchemy.pool.base:_ConnectionFairy": ("cursor", "dbapi_connection"),
+    "sqlalchemy.pool.base:_ConnectionRecord": ("fairy_ref",),
     "sqlalchemy.pool:QueuePool": ("_dec_overflow", "_inc_overflow", "checkedout", "overflow", "size"),
 }
 

@@ -1,41 +1,36 @@
-"""A worker of gunicorn's master that runs our uvicorn server: several processes, one meaning of every signal."""
+"""A worker of gunicorn's master that runs our uvicorn server: several processes, one meaning of every signal.
+
+Patches internals of uvicorn 0.54.0: the timers of connections that are kept open.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import socket
-from typing import Any
+import time
+from contextlib import suppress
+from typing import cast
 
-from gunicorn.workers.base import Worker
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn._types import HTTPScope
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from pooldrain.runtime.exit import fast_exit, told_in_one_line
-from pooldrain.runtime.master import MasterApplication, worker_report
-from pooldrain.runtime.report import write_report
-from pooldrain.runtime.signals import SignalWatch
+from pooldrain.runtime.listener import BACKLOG, IDLE_LIMIT
+from pooldrain.runtime.worker import ManagedWorker
 from pooldrain.shutdown import ShutdownReport
 from pooldrain.transcript import Listening
-from pooldrain_async.servers.uvicorn import UvicornServer
-from pooldrain_async.service import build
+from pooldrain_async.runner import Runner
+from pooldrain_async.servers.uvicorn import DrainProtocol, UvicornServer
+from pooldrain_async.service import BuiltService, build
 
 # Seconds between two signs of life to the master.
 HEARTBEAT = 1.0
 
 
-class DrainWorker(Worker):
+class DrainWorker(ManagedWorker):
     """The worker: one event loop, one uvicorn server."""
-
-    app: MasterApplication
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._watch = SignalWatch(managed=True)
-
-    def init_signals(self) -> None:
-        """Set gunicorn's handlers, with ours for SIGTERM, SIGINT and SIGQUIT."""
-        super().init_signals()
-        self._watch.install()
 
     def load_wsgi(self) -> None:
         """Nothing yet: the service is built inside the loop."""
@@ -45,28 +40,140 @@ class DrainWorker(Worker):
         with told_in_one_line(self.app.settings.service):
             # Not asyncio.run: it would wait for tasks that swallow their cancellation.
             report = asyncio.new_event_loop().run_until_complete(self._serve())
-        path = self.app.settings.report
-        if path is not None:
-            write_report(worker_report(path, os.getpid()), report.as_dict())
+        self.leave_report(report)
         fast_exit(report.exit_code)
 
     async def _serve(self) -> ShutdownReport:
         settings = self.app.settings
-        service = build(settings, self.app.url)
+        service: BuiltService = self.app.preloaded or build(settings, self.app.url)
         heartbeat = asyncio.create_task(self._heartbeat(), name="pooldrain-heartbeat")
-        await service.runner.open()
-        listener: socket.socket = getattr(self.sockets[0], "sock")  # noqa: B009 - gunicorn's wrapper, typed as a socket
-        server = UvicornServer(service.app, service.runner, listener, owns_listener=lambda: self.app.owns_listener)
-        self.app.worker_ready()
+        with self.guarded_start():
+            await service.runner.open()
+        listener = self.take_listener()
+        app = service.app if settings.max_requests is None else self._counting(service)
+        server = WorkerServer(app, service.runner, listener, self)
+        self.accepts_requests()
         port = listener.getsockname()[1]
-        report = await server.run_to_end(self._watch, Listening(settings.host, port, settings.server, os.getpid()))
+        report = await server.run_to_end(self.watch, Listening(settings.host, port, settings.server, os.getpid()))
         heartbeat.cancel()
         return report
 
+    def _counting(self, service: BuiltService) -> ASGIApp:
+        async def counted(scope: Scope, receive: Receive, send: Send) -> None:
+            try:
+                await service.app(scope, receive, send)
+            finally:
+                self.has_served(service.runner.gate.finished)
+
+        return counted
+
     async def _heartbeat(self) -> None:
-        """Tell the master that we live; an orphan shuts down as if told to."""
+        """Tell the master that we live, and see whether it does."""
         while True:
             self.notify()
-            if os.getppid() != self.ppid and not self._watch.received:
-                self._watch.handle(signal.SIGTERM)
+            self.mind_master()
             await asyncio.sleep(HEARTBEAT)
+
+
+class WorkerServer(UvicornServer):
+    """The server of one of several processes, which may leave the listener to the others."""
+
+    def __init__(self, app: ASGIApp, runner: Runner, listener: socket.socket, worker: DrainWorker) -> None:
+        super().__init__(app, runner, listener, owns_listener=lambda: worker.app.owns_listener)
+        self._worker = worker
+        self._retires = False
+        self._told = asyncio.Event()  # a signal has come: somebody's, or the master's with a word
+        self._attending: asyncio.Task[None] | None = None
+        self._clients: asyncio.Task[None] | None = None
+        loop = asyncio.get_running_loop()
+
+        def look_again() -> None:
+            loop.call_soon_threadsafe(self._look_again)
+
+        worker.watch.look_again = look_again
+
+    # --- what the runner asks for ---------------------------------------------------------------------------
+
+    @property
+    def called_off(self) -> bool:
+        """Whether the whole service ends, and not this worker alone."""
+        return self._worker.called_off
+
+    @property
+    def connected(self) -> bool:
+        """Whether it has clients."""
+        return bool(self.server_state.connections or self.server_state.connecting)
+
+    async def retire(self) -> None:
+        """Leave new clients to the other workers; close, after a while, the connections on which nothing comes."""
+        self._retires = True
+        loop = asyncio.get_running_loop()
+        for server in self.servers:
+            for listening in server.sockets:
+                loop.remove_reader(listening.fileno())
+        await asyncio.sleep(0)  # what was accepted a moment ago becomes a connection
+        self.config.timeout_keep_alive = IDLE_LIMIT
+        for connection in self.server_state.connections:
+            assert isinstance(connection, DrainProtocol), "the only protocol that is configured"
+            connection.timeout_keep_alive = IDLE_LIMIT
+            if _awaits_request(connection):
+                connection._unset_keepalive_if_required()
+                handler = connection.timeout_keep_alive_handler
+                connection.timeout_keep_alive_task = loop.call_later(IDLE_LIMIT, handler)
+        self._clients = asyncio.create_task(self._tell_when_alone(), name="pooldrain-clients")
+
+    async def rejoin(self) -> None:
+        """Take new clients again: the whole service ends, and they are to be told."""
+        self._retires = False
+        loop = asyncio.get_running_loop()
+        self.servers.append(await loop.create_server(self._protocol, sock=self._listener.dup(), backlog=BACKLOG))
+
+    async def _shut_down(self) -> ShutdownReport:
+        try:
+            return await self._runner.shut_down(self, retiring=self)
+        finally:
+            self._stopped.set()
+
+    # --- the loop -------------------------------------------------------------------------------------------
+
+    def _signalled(self, name: str) -> None:
+        if self._attending is None:
+            self._attending = asyncio.create_task(self._attend_signals(), name="pooldrain-signals")
+        self._look_again()
+
+    def _look_again(self) -> None:
+        self._told.set()
+        self._runner.changed()
+
+    async def _attend_signals(self) -> None:
+        """Begin the shutdown as soon as the worker may; a signal that comes later counts at once."""
+        while True:
+            self._told.clear()
+            for name in self._worker.due_signals(time.monotonic()):
+                super()._signalled(name)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._worker.patience(time.monotonic()) or None):
+                    await self._told.wait()
+
+    async def _tell_when_alone(self) -> None:
+        while self.connected:
+            self.server_state.connection_gone.clear()
+            await self.server_state.connection_gone.wait()
+        self._runner.changed()
+
+    async def _accept_all(self) -> None:
+        if not self._retires:
+            await super()._accept_all()
+            return
+        for server in self.servers:
+            server.close()
+        self._listener.close()
+
+
+def _awaits_request(connection: DrainProtocol) -> bool:
+    """Whether nothing has come of a connection's next request, and nothing is owed to it."""
+    # None until the first request, whatever their annotations say.
+    scope = cast("HTTPScope | None", connection.scope)
+    cycle = cast("RequestResponseCycle | None", connection.cycle)
+    half_a_head = scope is not None and "method" not in scope
+    return not half_a_head and (cycle is None or cycle.response_complete)

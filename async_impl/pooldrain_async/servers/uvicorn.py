@@ -3,26 +3,30 @@
 What the stock server does at a shutdown, and this one does not: it replaces the application's signal handlers
 and raises the signal again (exit -15, `atexit` skipped); it closes the listener first, so that whatever the
 kernel still queues is reset, and no 503 is ever sent; it closes idle connections whether or not a request has
-just arrived on them; it polls every 0.1 s. Here everything is accepted and answered to the end, connections
+just arrived on them; it polls every 0.1 s; it calls a response finished when the application has handed it over,
+however much of it the client has still to take. Here everything is accepted and answered to the end, connections
 linger, and all waiting is on events.
 """
 
 from __future__ import annotations
 
 import asyncio
-import select
+import logging
 import socket
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import replace
 from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn._types import ASGI3Application, ASGIReceiveEvent
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from pooldrain.errors import StartupError
+from pooldrain.gate import CLIENT
 from pooldrain.runtime.listener import (
     BACKLOG,
     FIRST_BYTES,
@@ -31,14 +35,22 @@ from pooldrain.runtime.listener import (
     STOP_LIMIT,
     cannot_listen,
     drop_new_connections,
+    has_arrived,
 )
 from pooldrain.runtime.signals import SignalWatch
-from pooldrain.shutdown import ShutdownReport, Stop
+from pooldrain.runtime.watchdog import Watchdog
+from pooldrain.shutdown import ExitCode, ShutdownReport, Stop
+from pooldrain.status import INTERNAL_ERROR, invalid_request
 from pooldrain.transcript import Listening
+from pooldrain_async.middleware import send_answer
 from pooldrain_async.runner import Runner
 
 # Seconds between two renewals of the Date header.
 TICK = 1.0
+
+logger = logging.getLogger("pooldrain")
+# What is no valid HTTP is the client's mistake, and told at level info, as on the other servers.
+logging.getLogger("uvicorn.error").addFilter(lambda record: record.msg != "Invalid HTTP request received.")
 
 
 class DrainState(ServerState):
@@ -75,11 +87,76 @@ class LingeringTransport:
         with suppress(OSError):  # the client was first
             self._transport.write_eof()
         self._transport.resume_reading()
-        self._loop.call_later(LINGER_LIMIT, self._transport.close)
+        if not self._transport.get_write_buffer_size():
+            self.sent()
+
+    def sent(self) -> None:
+        """Nothing is buffered any more."""
+        if self.lingering:
+            self._loop.call_later(LINGER_LIMIT, self._transport.close)
+
+
+class DrainCycle(RequestResponseCycle):
+    """One request and its response: the gate's idea of its client."""
+
+    connection: DrainProtocol
+    interrupted = False
+    task: asyncio.Task[None] | None = None
+    _receiving = 0
+
+    async def receive(self) -> ASGIReceiveEvent:
+        """Wait for the client."""
+        self._receiving += 1
+        try:
+            return await super().receive()
+        finally:
+            self._receiving -= 1
+
+    async def send_500_response(self) -> None:
+        """An error that nobody has caught."""
+        await send_answer(replace(INTERNAL_ERROR, close=True), self.send)  # type: ignore[arg-type]  # uvicorn's types
+
+    def when_sent(self, done: Callable[[], None]) -> None:
+        """At once, if nothing is buffered."""
+        if self.connection.flow.write_paused and not self.interrupted:
+            self.connection.unsent.append((self, done))
+        else:
+            done()
+
+    def answer_instead(self, response: bytes) -> bool:
+        """Answer for a task that does not."""
+        if self.response_started or self.disconnected:
+            return False
+        self.leave()
+        head = response[: response.index(b"\r\n\r\n") + 4]
+        self.transport.write(head if self.scope["method"] == "HEAD" else response)
+        self.transport.close()
+        return True
+
+    @property
+    def awaits_body(self) -> bool:
+        """Whether the application waits for the client to go on."""
+        return self._receiving > 0 and self.more_body
+
+    def break_off(self) -> None:
+        """Send no more of the response."""
+        self.leave()
+        self.transport.close()
+
+    def leave(self) -> None:
+        """Let the client have left, as far as the application knows."""
+        self.disconnected = True
+        self.message_event.set()
+
+    def interrupt(self) -> None:
+        """Wait for the client no longer."""
+        self.interrupted = True
+        if self.task is not None and not self.response_complete:
+            self.task.cancel()
 
 
 class DrainProtocol(HttpToolsProtocol):
-    """A connection that lingers before it closes."""
+    """A connection that knows what it owes, and lingers before it closes."""
 
     server_state: DrainState
     transport: LingeringTransport  # type: ignore[assignment]  # looks like a Transport to uvicorn
@@ -88,11 +165,61 @@ class DrainProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self.server_state.connecting += 1
         self._first_bytes_until = time.monotonic() + FIRST_BYTES
+        self._serving: DrainCycle | None = None
+        self.unsent: list[tuple[DrainCycle, Callable[[], None]]] = []  # responses that are buffered
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         """A client has connected."""
         self.server_state.connecting -= 1
+        transport.set_write_buffer_limits(0)  # so that writing is paused as long as anything is buffered
         super().connection_made(LingeringTransport(transport, self.loop))  # type: ignore[arg-type]  # see above
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        cycle.__class__ = DrainCycle
+        assert isinstance(cycle, DrainCycle)
+        cycle.connection = self
+        scope: dict[str, Any] = cycle.scope  # type: ignore[assignment]  # with a key of our own
+        scope[CLIENT] = cycle
+        self._serving = cycle
+        # As uvicorn's own (without its opt-in workaround), but kept for the gate.
+        cycle.task = task = self.loop.create_task(cycle.run_asgi(app))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
+
+    def resume_writing(self) -> None:
+        """The client has taken everything, as far as the kernel lets us know."""
+        super().resume_writing()
+        self.transport.sent()
+        self._tell_sent()
+
+    def _tell_sent(self) -> None:
+        while self.unsent:
+            _, done = self.unsent.pop(0)
+            done()
+
+    def interrupt(self) -> None:
+        """Wait no longer for this client to send the rest of a body, or to take what is buffered for it."""
+        untaken = self.flow.write_paused
+        for cycle in {self._serving, *(cycle for cycle, _ in self.unsent)}:
+            if cycle is not None and (untaken or cycle.awaits_body):
+                cycle.interrupt()
+                cycle.disconnected = untaken
+        if untaken:
+            self.transport.abort()
+        self._tell_sent()
+
+    def send_400_response(self, msg: str) -> None:
+        """What has come is not valid HTTP: answer it as all servers do."""
+        logger.info("invalid request refused")
+        cycle = self._serving
+        if cycle is not None and not cycle.response_complete:
+            if cycle.response_started or not cycle.more_body:
+                cycle.keep_alive = False  # it came before, and is answered; what follows it is not
+                self.flow.pause_reading()
+                return
+            cycle.leave()
+        self.transport.write(invalid_request().raw())
+        self.transport.close()
 
     def data_received(self, data: bytes) -> None:
         """Bytes have come; a lingering connection throws them away."""
@@ -100,9 +227,20 @@ class DrainProtocol(HttpToolsProtocol):
         if not self.transport.lingering:
             super().data_received(data)
 
+    def timeout_keep_alive_handler(self) -> None:
+        """Close, since nothing has come for a while; unless it has, in this very moment."""
+        if self.busy:
+            handler = self.timeout_keep_alive_handler
+            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, handler)
+        else:
+            super().timeout_keep_alive_handler()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
         super().connection_lost(exc)
+        if self._serving is not None and not self._serving.response_complete:
+            self._serving.leave()  # with a pipelined request behind it, uvicorn tells that one only
+        self._tell_sent()
         self.server_state.connection_gone.set()
 
     @property
@@ -113,9 +251,7 @@ class DrainProtocol(HttpToolsProtocol):
             return True
         if transport.is_closing():
             return False
-        poll = select.poll()
-        poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
-        return bool(poll.poll(0))
+        return has_arrived(transport.get_extra_info("socket").fileno())
 
 
 class UvicornServer(uvicorn.Server):
@@ -124,9 +260,15 @@ class UvicornServer(uvicorn.Server):
     server_state: DrainState
 
     def __init__(
-        self, app: ASGIApp, runner: Runner, listener: socket.socket, *, owns_listener: Callable[[], bool] = lambda: True
+        self,
+        app: ASGIApp,
+        runner: Runner,
+        listener: socket.socket,
+        *,
+        watchdog: Watchdog | None = None,
+        owns_listener: Callable[[], bool] | None = None,
     ) -> None:
-        """`owns_listener`: whether, at the end, no other process listens on the same socket."""
+        """`owns_listener`: of a worker, whether, at the end, no other process listens on the same socket."""
         super().__init__(
             uvicorn.Config(
                 app,
@@ -142,7 +284,8 @@ class UvicornServer(uvicorn.Server):
         self.server_state = DrainState()
         self._runner = runner
         self._listener = listener
-        self._owns_listener = owns_listener
+        self._owns_listener = owns_listener or (lambda: True)
+        self._watchdog = watchdog
         self._stopped = asyncio.Event()
         self._shutdown_task: asyncio.Task[ShutdownReport] | None = None
 
@@ -152,6 +295,8 @@ class UvicornServer(uvicorn.Server):
 
     async def run_to_end(self, watch: SignalWatch, listening: Listening) -> ShutdownReport:
         """Serve until a signal has led to the end; the report of it. Raises StartupError."""
+        if self._watchdog is not None:
+            self._watchdog.exit_code = ExitCode.DISPOSE_FAILED  # if nothing better is known
         self.config.load()
         self.lifespan = self.config.lifespan_class(self.config)
         await self._start(listening)
@@ -159,6 +304,8 @@ class UvicornServer(uvicorn.Server):
         loop = asyncio.get_running_loop()
 
         def wake(name: str) -> None:
+            if self._watchdog is not None:
+                self._watchdog.arm()
             loop.call_soon_threadsafe(self._signalled, name)
 
         watch.listen(wake)
@@ -168,12 +315,21 @@ class UvicornServer(uvicorn.Server):
                 async with asyncio.timeout(TICK):
                     await self._stopped.wait()
         assert self._shutdown_task is not None
-        return await self._shutdown_task
+        report = await self._shutdown_task
+        if self._watchdog is not None:
+            self._watchdog.exit_code = report.exit_code
+        return report
 
     # --- what the runner asks for ---------------------------------------------------------------------------
 
     def drain(self) -> None:
         """From now on requests are refused; on a loop nothing else is to be done for that."""
+
+    def cancel(self) -> None:
+        """From now on no request waits for its client any more."""
+        for connection in list(self.server_state.connections):
+            assert isinstance(connection, DrainProtocol), "the only protocol that is configured"
+            connection.interrupt()
 
     async def stop(self, step: Stop) -> None:
         """Answer what is queued, close the listener and every connection; return when done."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from pooldrain.gate import InFlightRequest
 from pooldrain.policy import PoolPolicy
 from pooldrain.runtime.database_url import DatabaseUrl
+from pooldrain.tracker import TrackedPool
 
 WAIT_STEP = 0.01  # seconds between two chances to interrupt
 PROBES = 2  # unanswered keepalives after which a connection is dead
@@ -70,10 +73,10 @@ def add_wait_function(dbapi_connection: Any, record: object = None) -> None:
     dbapi_connection.create_function("pooldrain_wait", 2, wait)
 
 
-def startup_problem(url: DatabaseUrl, error: Exception) -> str:
-    """Why the database cannot be reached, in one line, with the password masked."""
+def startup_problem(url: DatabaseUrl, error: Exception, what: str = "cannot connect to") -> str:
+    """Why the database cannot be used, in one line, with the password masked."""
     reason = " ".join(str(getattr(error, "orig", None) or error).split())
-    return f"cannot connect to {url.masked}: {url.mask(reason)}"
+    return f"{what} {url.masked}: {url.mask(reason)}"
 
 
 def is_busy(driver: Any) -> bool:
@@ -90,7 +93,29 @@ def shut_down_socket(driver: Any) -> bool:
         return False
     with socket.socket(fileno=descriptor) as connection:
         try:
+            driver.fileno()  # closed before it was duplicated, the number may be another socket's: then this raises
             connection.shutdown(socket.SHUT_RDWR)
-        except OSError:
+        except OSError as error:
+            return error.errno == errno.ENOTCONN  # ended before
+        except Exception:  # noqa: BLE001 - as above
             return False
     return True
+
+
+def cut_off(pool: TrackedPool, requests: Iterable[InFlightRequest]) -> int:
+    """End, from outside, the connections on which these requests wait for the database; how many there were.
+
+    For a database that does not answer: no cancellation reaches it, and what waits for it has to unwind.
+    """
+    return sum(shut_down_socket(driver) for driver in pool.drivers(requests) if is_busy(driver))
+
+
+def end_in_transit(pool: TrackedPool) -> int:
+    """End, from outside, the connections that somebody is still testing, resetting or closing; how many."""
+    ended = 0
+    for record in pool.in_transit():
+        connection = record.dbapi_connection
+        if is_busy(record.driver_connection) and shut_down_socket(record.driver_connection):
+            pool.tracker.closed_one(connection)
+            ended += 1
+    return ended

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import selectors
 import socket
 import struct
@@ -28,6 +29,10 @@ LINGER_LIMIT = 2.0
 # connection is not closed at the end, for what it is about to send would be reset.
 FIRST_BYTES = 0.25
 
+# Seconds for which a worker that retires keeps a connection on which nothing comes: a client that has just read an
+# answer may be about to send its next request.
+IDLE_LIMIT = 2
+
 # Seconds beyond the linger for answers that are being written when everything else is done.
 STOP_LIMIT = 1.0
 
@@ -35,7 +40,8 @@ STOP_LIMIT = 1.0
 def bind_socket(host: str, port: int) -> socket.socket:
     """A bound socket that does not listen yet. Port 0: the kernel picks one. Raises StartupError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # The protocol by name: asyncio sets TCP_NODELAY only on what is TCP by its own account.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
@@ -79,6 +85,13 @@ def drop_new_connections(listener: socket.socket) -> None:
     with suppress(OSError):
         option = struct.pack("HL", len(_DROP_SYN) // 8, ctypes.addressof(program))
         listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, option)
+
+
+def has_arrived(connection: int) -> bool:
+    """Whether bytes that nobody has read, or the end, have come on a connection, by its descriptor."""
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def refuse_queued(listener: socket.socket, response: bytes) -> int:

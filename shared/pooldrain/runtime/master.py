@@ -5,6 +5,11 @@ second SIGTERM, measures its deadline on the wall clock, and always exits 0. Her
 queue, a second signal is passed on to the workers as SIGQUIT (hurry), a third ends them at once, and the exit
 code is the worst of the workers'.
 
+What it does at SIGHUP, and when a worker has served its number of requests: it ends workers before others are
+there, all of them at once, and does nothing else until they have ended. Here they are replaced one by one, each when
+its successor is ready (`worker` tells how), so that there is never less of the service, and at most one process and
+one pool more.
+
 Each worker writes its own shutdown report; the master makes one file of them.
 """
 
@@ -13,28 +18,24 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import mmap
 import os
 import queue
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 from gunicorn.sock import TCPSocket
-from gunicorn.workers.base import Worker
 
-from pooldrain.runtime.database_url import DatabaseUrl
-from pooldrain.runtime.listener import BACKLOG, KEEP_ALIVE, bind_socket, cannot_listen, refuse_queued
+from pooldrain.runtime.listener import bind_socket, cannot_listen, refuse_queued
 from pooldrain.runtime.logging import adopt_third_party
 from pooldrain.runtime.report import write_report
-from pooldrain.runtime.settings import Settings
 from pooldrain.runtime.signals import SHUTDOWN_SIGNALS
 from pooldrain.runtime.startup import Ground
+from pooldrain.runtime.worker import ManagedWorker, MasterApplication, worker_report
 from pooldrain.shutdown import ExitCode, worst_exit_code
 from pooldrain.status import REFUSED
 
@@ -43,85 +44,23 @@ logger = logging.getLogger("pooldrain")
 # Seconds until a worker that could not start, or crashed, is replaced.
 RESPAWN_DELAY = 1.0
 
-# Seconds without a sign of life from a worker's main loop before the master replaces it.
-HEARTBEAT_TIMEOUT = 60
-
-
-class MasterApplication(BaseApplication):
-    """What gunicorn asks for its configuration, and what a worker asks for its service."""
-
-    def __init__(self, ground: Ground, worker_class: type[Worker]) -> None:
-        self.ground = ground
-        self._worker_class = worker_class
-        self._shared = mmap.mmap(-1, 2)  # two flags shared with the workers: see below
-        super().__init__()
-
-    @property
-    def settings(self) -> Settings:
-        """The user's settings."""
-        return self.ground.settings
-
-    @property
-    def url(self) -> DatabaseUrl:
-        """The database."""
-        return self.ground.url
-
-    def load_config(self) -> None:
-        """Fill in gunicorn's configuration; nothing is read from the environment or from files."""
-        settings = self.settings
-        for name, value in {
-            "bind": settings.bind,
-            "workers": settings.workers,
-            "threads": settings.threads,
-            "worker_class": self._worker_class,
-            "worker_connections": 10_000,
-            "backlog": BACKLOG,
-            "keepalive": KEEP_ALIVE,
-            "timeout": HEARTBEAT_TIMEOUT,
-            "graceful_timeout": max(1, round(settings.shutdown.ladder.graceful_timeout)),
-            "control_socket_disable": True,  # an administrative socket nobody asked for
-            "proc_name": settings.service,
-        }.items():
-            self.cfg.set(name, value)
-
-    def load(self) -> Any:
-        """Never asked: the workers build their service themselves, after the fork."""
-        raise NotImplementedError
-
-    def worker_ready(self) -> None:
-        """Called by a worker that accepts requests: the master may start the others."""
-        if not self.ever_ready:
-            self._shared[0] = 1
-            os.kill(os.getppid(), signal.SIGCHLD)  # wakes its loop
-
-    @property
-    def ever_ready(self) -> bool:
-        """Whether any worker has ever accepted requests."""
-        return bool(self._shared[0])
-
-    def stopping(self) -> None:
-        """Called by the master: all workers are to end, not just one."""
-        self._shared[1] = 1
-
-    @property
-    def owns_listener(self) -> bool:
-        """Whether a worker that ends is the last to listen: the only one, and not about to be replaced."""
-        return bool(self._shared[1]) and self.settings.workers == 1
+# Reports of workers that were replaced that are kept for the one report at the end.
+KEPT_REPORTS = 100
 
 
 class Master(Arbiter):
     """The arbiter with a shutdown that waits for events and tells how it ended."""
 
     app: MasterApplication
+    WORKERS: ClassVar[dict[int, ManagedWorker]]  # type: ignore[assignment]  # it has these workers only
 
     def __init__(self, app: MasterApplication) -> None:
         super().__init__(app)
         self.LISTENERS = []  # type: ignore[misc]  # gunicorn's is shared by the class
         adopt_third_party()  # gunicorn has just set up a log of its own
-        self.stopping = False
         self._signal = signal.SIGTERM
-        self._exit_codes: list[int] = []
-        self._workers_seen: list[int] = []
+        self._exit_code = int(ExitCode.DRAINED)  # the worst so far
+        self._workers_seen: list[int] = []  # those that may have left a report
         self._respawn_at = 0.0
         self._refused = 0  # requests that came after the last worker
 
@@ -147,9 +86,9 @@ class Master(Arbiter):
         raise StopIteration
 
     def handle_quit(self) -> None:
-        """SIGQUIT: a shutdown that does not wait for requests."""
-        self.SIG_QUEUE.put_nowait(signal.SIGQUIT)
-        self.handle_term()
+        """SIGQUIT: a shutdown that does not wait for requests; as if it came twice."""
+        self._signal = signal.SIGQUIT
+        raise StopIteration
 
     def wait_for_signals(self, timeout: float = 1.0) -> Iterator[int]:  # type: ignore[override]  # looped over only
         """The signals in the queue, one by one: one that comes behind the first stays there for `stop`."""
@@ -160,7 +99,7 @@ class Master(Arbiter):
         self.stop()
         if reason:
             logger.error("%s", reason)
-        code = worst_exit_code([exit_status, *self._exit_codes])
+        code = worst_exit_code([exit_status, self._exit_code])
         report = self.app.settings.report
         if report is not None:
             self._merge_reports(report, code)
@@ -168,11 +107,14 @@ class Master(Arbiter):
 
     def stop(self, graceful: bool = True) -> None:
         """Pass the signal on and wait, by events, until every worker has ended or the grace period has."""
-        self.stopping = True
-        self.app.stopping()
-        self.kill_workers(self._signal if graceful else signal.SIGQUIT)
+        flags = self.app.flags
+        flags.only_one = len(self.WORKERS) == 1
+        flags.stopping = True
+        first = self._signal if graceful else signal.SIGQUIT
+        flags.hurried = first == signal.SIGQUIT
+        self.kill_workers(first)
         deadline = time.monotonic() + self.app.settings.shutdown.ladder.graceful_timeout
-        received = 1
+        received = 2 if flags.hurried else 1
         while self.WORKERS and (left := deadline - time.monotonic()) > 0:
             for number in self._signals_within(left):
                 if number not in SHUTDOWN_SIGNALS:
@@ -181,8 +123,9 @@ class Master(Arbiter):
                 logger.info("%s received: hurrying %d workers", signal.Signals(number).name, len(self.WORKERS))
                 if received >= 3:
                     self.kill_workers(signal.SIGKILL)
-                    self._exit_codes.append(128 + number)
+                    self._ended_with(128 + number)
                 else:
+                    flags.hurried = True  # two signals that come at once reach a worker in an order of their own
                     self.kill_workers(signal.SIGQUIT)
             self.reap_workers()
         if self.WORKERS:
@@ -220,30 +163,75 @@ class Master(Arbiter):
             return
         worker.tmp.close()
         code = os.waitstatus_to_exitcode(status)
-        if self.stopping:
-            self._exit_codes.append(code if code >= 0 else 128 - code)
-        elif not self.app.ever_ready:
+        if self.app.flags.stopping:
+            self._ended_with(code if code >= 0 else 128 - code)
+        elif not self.app.flags.ever_ready:
             told = code in (ExitCode.NOT_STARTED, ExitCode.BAD_CONFIGURATION)  # by the worker itself
             reason = "" if told else f"the first worker ended with exit code {code} before it was ready"
             raise HaltServer(reason, code if told else int(ExitCode.NOT_STARTED))
         elif code < 0:
             logger.error("worker %d was killed by %s and is replaced", pid, signal.Signals(-code).name)
+        elif code in (ExitCode.NOT_STARTED, ExitCode.BAD_CONFIGURATION) or code not in tuple(ExitCode):
+            logger.info("worker %d ended with exit code %d, another one is tried", pid, code)
+            self._respawn_at = time.monotonic() + RESPAWN_DELAY
         else:
-            logger.info("worker %d ended with exit code %d and is replaced", pid, code)
-            if code in (ExitCode.NOT_STARTED, ExitCode.BAD_CONFIGURATION) or code not in tuple(ExitCode):
-                self._respawn_at = time.monotonic() + RESPAWN_DELAY
+            logger.info("worker %d retired, exit code %d", pid, code)
+            self._ended_with(code)
+        self._forget_reports()
+
+    def _ended_with(self, code: int) -> None:
+        self._exit_code = worst_exit_code([self._exit_code, code])
+
+    def handle_hup(self) -> None:
+        """SIGHUP: replace every worker; the new ones load the application's code anew."""
+        if not self.app.flags.ever_ready:
+            return  # they have only just loaded it
+        same = ", with the code that was preloaded" if self.app.preloaded is not None else ""
+        logger.info("SIGHUP received: replacing %d workers, one by one%s", len(self.WORKERS), same)
+        for worker in self.WORKERS.values():
+            worker.flags.leaving = True
+
+    def handle_usr2(self) -> None:
+        """SIGUSR2: not what gunicorn does, a second master on the same socket: two would not be one service."""
+        logger.warning("SIGUSR2 is ignored; SIGHUP loads the application's code anew")
 
     def manage_workers(self) -> None:
-        """Replace missing workers; not at once, if the last ones could not start.
+        """Let go whoever has a successor, start whoever is missing.
 
-        The first worker goes ahead: what keeps it from starting would keep all of them, and is told once.
+        The first worker goes ahead: what keeps it from starting would keep all of them, and is told once. Those
+        that cannot start are not tried again at once.
         """
+        if not self.app.flags.ever_ready:
+            if not self.WORKERS:
+                self.spawn_worker()
+            return
+        self._release_workers()
         if time.monotonic() < self._respawn_at:
             return
-        if self.app.ever_ready:
-            super().manage_workers()
-        elif not self.WORKERS:
+        missing = self.num_workers - sum(not worker.flags.leaving for worker in self.WORKERS.values())
+        room = self.num_workers + 1 - len(self.WORKERS)
+        for _ in range(min(missing, room)):
             self.spawn_worker()
+
+    def _release_workers(self) -> None:
+        """Let the oldest of those that are to leave go, as many as can be spared."""
+        oldest_first = sorted(self.WORKERS.items(), key=lambda item: item[1].age)
+        staying = [worker for _, worker in oldest_first if not worker.flags.leaving]
+        for worker in staying[: max(0, len(staying) - self.num_workers)]:  # SIGTTOU: one less is wanted
+            worker.flags.leaving = True
+        serving = [(pid, worker) for pid, worker in oldest_first if worker.flags.ready and not worker.flags.released]
+        leaving = [(pid, worker) for pid, worker in serving if worker.flags.leaving]
+        for pid, worker in leaving[: max(0, len(serving) - self.num_workers)]:
+            worker.flags.released = True
+            self.kill_worker(pid, signal.SIGTERM)
+
+    def _forget_reports(self) -> None:
+        """Keep the last reports only: workers may be replaced for months."""
+        path = self.app.settings.report
+        for pid in forgotten(self._workers_seen, self.WORKERS, KEPT_REPORTS):
+            self._workers_seen.remove(pid)
+            if path is not None:
+                worker_report(path, pid).unlink(missing_ok=True)
 
     def _merge_reports(self, path: Path, exit_code: int) -> None:
         """The only worker's report as it is, those of several under `workers`; none, if none was left."""
@@ -272,8 +260,16 @@ class Master(Arbiter):
         return pid
 
 
-def run_master(ground: Ground, worker_class: type[Worker]) -> int:
-    """Serve with workers of `worker_class` until a signal; the exit code. Raises StartupError for a port in use."""
+def forgotten(seen: Sequence[int], living: Collection[int], kept: int) -> list[int]:
+    """Of all workers seen, those that have ended, but for the last ones."""
+    return [pid for pid in seen if pid not in living][:-kept]
+
+
+def run_master(ground: Ground, worker_class: type[ManagedWorker], build: Callable[[], object]) -> int:
+    """Serve with workers of `worker_class` until a signal; the exit code. Raises StartupError for a port in use.
+
+    `build` makes the service; called here, for all workers, if the user wants that. What it raises is raised.
+    """
     settings = ground.settings
     app = MasterApplication(ground, worker_class)
     master = Master(app)
@@ -283,13 +279,10 @@ def run_master(ground: Ground, worker_class: type[Worker]) -> int:
         master.listen_on(address, listener.detach())
     except OSError as error:
         raise cannot_listen(settings.host, address[1], error) from error
+    if settings.preload:
+        app.preloaded = build()
     try:
         master.run()
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(ExitCode.NOT_STARTED)
     return int(ExitCode.DRAINED)
-
-
-def worker_report(path: Path, pid: int) -> Path:
-    """Where a worker leaves its report for the master."""
-    return path.with_name(f"{path.name}.worker-{pid}")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from pooldrain.errors import PoolClosed, describe_error
+from pooldrain.errors import InvalidRequest, PoolClosed, describe_error
 from pooldrain.gate import CURRENT_REQUEST
-from pooldrain.status import DATABASE_UNAVAILABLE, INTERNAL_ERROR, POOL_CLOSED, POOL_EXHAUSTED, Answer
+from pooldrain.status import DATABASE_UNAVAILABLE, INTERNAL_ERROR, POOL_CLOSED, POOL_EXHAUSTED, Answer, invalid_request
 
 logger = logging.getLogger("pooldrain")
+
+READ_ONLY = "25006"  # SQLSTATE read_only_sql_transaction: after a failover, until connections reach the new primary
 
 
 def explain_error(error: Exception, route: str) -> Answer:
@@ -21,11 +23,18 @@ def explain_error(error: Exception, route: str) -> Answer:
         return POOL_CLOSED  # we made it fail ourselves; the gate tells the client so
     if isinstance(error, PoolClosed):
         return POOL_CLOSED
+    if isinstance(error, InvalidRequest):
+        return invalid_request()
     if isinstance(error, PoolTimeout):
         logger.warning("%s: %s", route, describe_error(error))
         return POOL_EXHAUSTED
-    if isinstance(error, OperationalError | InterfaceError):
+    if isinstance(error, DBAPIError) and is_temporary(error):
         logger.warning("%s: %s", route, describe_error(error.orig or error))
         return DATABASE_UNAVAILABLE
     logger.error("%s failed", route, exc_info=error)
     return INTERNAL_ERROR
+
+
+def is_temporary(error: DBAPIError) -> bool:
+    """Whether it is the database's trouble, and may be over when the client tries again."""
+    return isinstance(error, OperationalError | InterfaceError) or getattr(error.orig, "sqlstate", None) == READ_ONLY

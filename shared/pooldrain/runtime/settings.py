@@ -47,6 +47,9 @@ class Settings:
     app: str | None  # MODULE:FACTORY; None: the demo
     workers: int
     threads: int  # 1 for the async backend
+    max_requests: int | None  # None: as many as come
+    max_requests_jitter: int
+    preload: bool
     database_url: DatabaseUrl | None  # None: the embedded PostgreSQL
     pool: PoolPolicy
     leaks: LeakPolicy
@@ -60,6 +63,11 @@ class Settings:
     def bind(self) -> str:
         """HOST:PORT, an IPv6 address in brackets."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def needs_master(self) -> bool:
+        """Whether somebody has to start, and to replace, the processes that serve."""
+        return self.workers > 1 or self.max_requests is not None or self.preload
 
 
 # Readers: text to value, ValueError "must be ..." when they cannot.
@@ -87,6 +95,17 @@ def _seconds(text: str) -> float:
     if seconds > LONGEST:
         raise ValueError(f"must be {LONGEST:.0f} seconds or less")
     return seconds
+
+
+def _not_negative(text: str) -> int:
+    number = _whole(text)
+    if number < 0:
+        raise ValueError("must be 0 or more")
+    return number
+
+
+def _positive_or_off(text: str) -> int | None:
+    return None if text.strip().lower() == "off" else _positive(text)
 
 
 def _seconds_or_off(text: str) -> float | None:
@@ -183,6 +202,8 @@ _METAVARS: dict[Callable[[str], Any], str] = {
     _factory: "MODULE:FACTORY",
     _whole: "N",
     _positive: "N",
+    _not_negative: "N",
+    _positive_or_off: "N|off",
     _seconds: "SECONDS",
     _seconds_or_off: "SECONDS|off",
     _boolean: "true|false",
@@ -256,6 +277,20 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         ),
         Option("workers", _positive, "processes to serve from, each with a pool of its own", 1),
         Option("threads", _positive, "requests served at once by one worker", 40, backends=("sync",)),
+        Option(
+            "max-requests",
+            _positive_or_off,
+            "requests after which a worker is replaced, against memory that leaks; it goes when its successor is ready",
+            shown_default="off",
+        ),
+        Option("max-requests-jitter", _not_negative, "up to so many more, at random, so that workers differ", 0),
+        Option(
+            "preload",
+            _boolean,
+            "make the application once, in the master: workers start faster and share its memory, and SIGHUP does not "
+            "load its code anew",
+            False,
+        ),
     ),
     "Database and pool": (
         Option(
@@ -321,6 +356,15 @@ def load_settings(backend: Backend, argv: Sequence[str], environ: Mapping[str, s
         raise ConfigurationError(
             f"{origins['workers']} {values['workers']}: waitress serves one process; use --server gunicorn"
         )
+    if server == "waitress" and values["max_requests"] is not None:
+        raise ConfigurationError(
+            f"{origins['max_requests']} {values['max_requests']}: nobody would replace waitress's one process; "
+            "use --server gunicorn"
+        )
+    if server == "waitress" and values["preload"]:
+        raise ConfigurationError(
+            f"{origins['preload']}: waitress serves one process, and forks none; use --server gunicorn"
+        )
     if values["report"] is not None and values["report"] == values["transcript"]:
         raise ConfigurationError(
             f"{origins['report']} and {origins['transcript']} name the same file; give each its own"
@@ -335,6 +379,9 @@ def load_settings(backend: Backend, argv: Sequence[str], environ: Mapping[str, s
         app=values["app"],
         workers=values["workers"],
         threads=values.get("threads", 1),
+        max_requests=values["max_requests"],
+        max_requests_jitter=values["max_requests_jitter"],
+        preload=values["preload"],
         database_url=values["database_url"],
         pool=_policy(PoolPolicy, values, origins),
         leaks=_policy(LeakPolicy, values, origins),

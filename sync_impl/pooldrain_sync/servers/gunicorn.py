@@ -9,9 +9,9 @@ close when its headers are built; and connections linger in the poller.
 
 from __future__ import annotations
 
+import logging
 import os
 import selectors
-import signal
 import socket
 import threading
 import time
@@ -23,14 +23,27 @@ from gunicorn.http.parser import Parser
 from gunicorn.http.wsgi import Response
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
-from pooldrain.gate import CLOSE_CONNECTION, CURRENT_RESERVATION, Reservation
+from pooldrain.gate import CLIENT, CLOSE_CONNECTION, CURRENT_RESERVATION, Reservation
 from pooldrain.runtime.exit import fast_exit, told_in_one_line
-from pooldrain.runtime.listener import FIRST_BYTES, LINGER_LIMIT, STOP_LIMIT, drop_new_connections
-from pooldrain.runtime.master import MasterApplication, worker_report
-from pooldrain.runtime.report import write_report
-from pooldrain.runtime.signals import SignalWatch
+from pooldrain.runtime.listener import (
+    FIRST_BYTES,
+    IDLE_LIMIT,
+    LINGER_LIMIT,
+    STOP_LIMIT,
+    drop_new_connections,
+    has_arrived,
+)
+from pooldrain.runtime.worker import ManagedWorker
 from pooldrain.shutdown import ExitCode, ShutdownReport, Stop
+from pooldrain.status import INTERNAL_ERROR, invalid_request
 from pooldrain.transcript import Listening
+from pooldrain_sync.servers.gunicorn_client import (
+    ClientSocket,
+    DrainBody,
+    DrainResponse,
+    Interruption,
+    refusal_status,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,6 +51,8 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
     from pooldrain_sync.service import BuiltService
+
+logger = logging.getLogger("pooldrain")
 
 # Threads that do nothing but refuse while draining.
 REFUSING_THREADS = 2
@@ -50,35 +65,27 @@ LONGEST_HEAD = 65536
 ACCEPT_BATCH = 64
 
 
-class DrainResponse(Response):
-    """A response as the other servers send it: what HTTP/1.1 takes for granted is not said."""
-
-    def default_headers(self) -> list[str]:
-        """Status line and the server's own headers."""
-        return [header for header in super().default_headers() if header != "Connection: keep-alive\r\n"]
-
-
 class DrainConnection(TConn):
     """A connection, with what has come of its next request, and the promise made to its current one."""
 
+    sock: ClientSocket
     first_bytes_until = 0.0  # monotonic seconds; until then a new client is about to send
     head = b""  # bytes read in the main loop: a request is handed on once its head is complete
     reservation: Reservation | None = None
 
 
-class DrainWorker(ThreadWorker):
+class DrainWorker(ManagedWorker, ThreadWorker):
     """The worker: its loop serves until the runner's shutdown is over."""
-
-    app: MasterApplication
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.max_keepalived = self.worker_connections  # threads do not hold connections here
-        self._watch = SignalWatch(managed=True)
         self._service: BuiltService | None = None
         self._refusing: ThreadPoolExecutor | None = None
+        self._interruption: Interruption | None = None
         self._lingering: dict[TConn, float] = {}
         self._accepts = True  # False once the end has begun
+        self._retires = False  # whether it leaves its service to other workers
         self._stop: Stop | None = None
         self._stopped = threading.Event()
         self._shutdown: threading.Thread | None = None
@@ -90,12 +97,14 @@ class DrainWorker(ThreadWorker):
         assert self._service is not None, "built by load_wsgi"
         return self._service
 
-    # --- start ----------------------------------------------------------------------------------------------
+    @property
+    def interruption(self) -> Interruption:
+        """What ends this process's waits for its clients; made after the fork."""
+        if self._interruption is None:
+            self._interruption = Interruption()
+        return self._interruption
 
-    def init_signals(self) -> None:
-        """Set gunicorn's handlers, with ours for SIGTERM, SIGINT and SIGQUIT."""
-        super().init_signals()
-        self._watch.install()
+    # --- start ----------------------------------------------------------------------------------------------
 
     def load_wsgi(self) -> None:
         """Build and open the service, in this process. A failure ends the worker with one line."""
@@ -103,9 +112,10 @@ class DrainWorker(ThreadWorker):
         from pooldrain_sync.service import build
 
         with told_in_one_line(self.app.settings.service):
-            self._service = build(self.app.settings, self.app.url)
-            self._service.runner.open()
-        self.wsgi: Any = _with_close_hook(self._service.app)
+            self._service = self.app.preloaded or build(self.app.settings, self.app.url)
+            with self.guarded_start():
+                self.service.runner.open()
+        self.wsgi: Any = _with_close_hook(self.service.app)
 
     def run(self) -> None:
         """Serve until a signal has led to the end, then leave the process."""
@@ -114,19 +124,23 @@ class DrainWorker(ThreadWorker):
         self.poller.register(wakeup, selectors.EVENT_READ, self.method_queue.run_callbacks)
         self.set_accept_enabled(True)
         settings = self.app.settings
-        port = self.sockets[0].getsockname()[1]
+        port = self.take_listener().getsockname()[1]
         self.service.runner.events.emit(Listening(settings.host, port, settings.server, os.getpid()))
-        self.app.worker_ready()
-        self._watch.listen(lambda name: self.method_queue.defer(self._signalled, name))
+        self.accepts_requests()
+        self.watch.look_again = self.service.runner.look_again
+        self.watch.listen(lambda _name: self._wake())
         while not self._stopped.is_set():
             self.notify()
             if self._accepts:
                 self.set_accept_enabled(self.nr_conns < self.worker_connections)
             self.wait_for_and_dispatch_events(self._patience())
-            if not self.is_parent_alive() and not self._watch.received:
-                self._watch.handle(signal.SIGTERM)  # an orphan shuts down as if told to
-            self.murder_keepalived()
-            self.murder_pending()
+            self.mind_master()
+            self._attend_signals()
+            if self._retires:
+                self._close_idle()
+            else:
+                self.murder_keepalived()
+                self.murder_pending()
             self._close_lingering()
             if self._stop is not None:
                 self._stop_once_quiet(self._stop)
@@ -140,33 +154,85 @@ class DrainWorker(ThreadWorker):
         """From now on requests are refused: keep them off the busy threads."""
         self._refusing = ThreadPoolExecutor(REFUSING_THREADS, "pooldrain-refuse")
 
+    def cancel(self) -> None:
+        """From now on no request waits for its client any more, or for a thread: those that do are refused."""
+        self.interruption.set()
+        self.method_queue.defer(partial(self.tpool.shutdown, wait=False, cancel_futures=True))
+
     def stop(self, step: Stop) -> None:
         """Answer what is queued, close the listener and every connection; return when done."""
         self._stop = step
-        self.method_queue.defer(lambda: None)
+        self._wake()
         self._stopped.wait()
+
+    def retire(self) -> None:
+        """Leave new clients to the other workers; close, after a while, the connections on which nothing comes."""
+        self.method_queue.defer(self._leave_listener)
+
+    def rejoin(self) -> None:
+        """Take new clients again: the whole service ends, and they are to be told."""
+        self.method_queue.defer(self._return_to_listener)
+
+    @property
+    def connected(self) -> bool:
+        """Whether it has clients."""
+        return self._accepts or self.nr_conns > 0 or bool(self._lingering)
 
     def _shut_down(self) -> None:
         try:
-            self._report = self.service.runner.shut_down(self)
-            path = self.app.settings.report
-            if path is not None:
-                write_report(worker_report(path, os.getpid()), self._report.as_dict())
+            self._report = self.service.runner.shut_down(self, retiring=self)
+            self.leave_report(self._report)
         finally:
             self._stopped.set()
-            self.method_queue.defer(lambda: None)
+            self._wake()
 
     # --- the loop -------------------------------------------------------------------------------------------
 
-    def _signalled(self, name: str) -> None:
-        if self.service.runner.signalled(name):
+    def _wake(self) -> None:
+        self.method_queue.defer(lambda: None)
+
+    def _attend_signals(self) -> None:
+        due = self.due_signals(time.monotonic())
+        for name in due:
+            self.service.runner.signalled(name)
+        if due and self._shutdown is None:
             self._shutdown = threading.Thread(target=self._shut_down, name="pooldrain-shutdown")
             self._shutdown.start()
 
     def _patience(self) -> float:
         """How long to wait for events, in seconds."""
-        instants = [*self._lingering.values(), *([] if self._stop is None else [self._stop.deadline])]
-        return min(1.0, max(0.001, min(instants) - time.monotonic())) if instants else 1.0
+        now = time.monotonic()
+        instants = [now + 1.0, now + (self.patience(now) or 1.0), *self._lingering.values()]
+        if self._stop is not None:
+            instants.append(self._stop.deadline)
+        return max(0.001, min(instants) - now)
+
+    def _leave_listener(self) -> None:
+        self._retires, self._accepts = True, False
+        self.set_accept_enabled(False)
+        self.cfg.set("keepalive", IDLE_LIMIT)  # of this process alone
+        limit = time.monotonic() + IDLE_LIMIT
+        for conn in (*self.keepalived_conns, *self.pending_conns):
+            conn.timeout = limit if conn.timeout is None else min(conn.timeout, limit)
+
+    def _return_to_listener(self) -> None:
+        self._retires, self._accepts = False, True
+
+    def _close_idle(self) -> None:
+        """Close the connections on which nothing has come for a while; tell the runner when no client is left."""
+        for conn in self._idle_since_long(time.monotonic()):
+            if has_arrived(conn.sock.fileno()):
+                continue  # it is read in the next turn
+            self.poller.unregister(conn.sock)
+            (self.keepalived_conns if conn in self.keepalived_conns else self.pending_conns).remove(conn)
+            self.nr_conns -= 1
+            self._linger(conn)
+        if not self.connected:
+            self.service.runner.look_again()
+
+    def _idle_since_long(self, now: float) -> list[TConn]:
+        waiting = (*self.keepalived_conns, *self.pending_conns)
+        return [conn for conn in waiting if not _head(conn) and conn.timeout is not None and now >= conn.timeout]
 
     def accept(self, listener: Any) -> None:
         """Accept a batch of connections."""
@@ -183,7 +249,7 @@ class DrainWorker(ThreadWorker):
         except ConnectionError:
             return True  # this one left before we came
         self.nr_conns += 1
-        connection = DrainConnection(self.cfg, client, address, listener.getsockname())
+        connection = DrainConnection(self.cfg, ClientSocket(client, self.interruption), address, listener.getsockname())
         connection.first_bytes_until = time.monotonic() + FIRST_BYTES
         self._receive(connection)
         return True
@@ -214,7 +280,7 @@ class DrainWorker(ThreadWorker):
             self.nr_conns -= 1
             conn.close()
             return
-        conn.head += data
+        conn.head = (conn.head + data).lstrip(b"\r\n")  # empty lines before a request: RFC 9112, 2.2
         self._begin_request(conn)
 
     def _begin_request(self, conn: DrainConnection) -> None:
@@ -245,6 +311,7 @@ class DrainWorker(ThreadWorker):
         token = CURRENT_RESERVATION.set(reservation)
         try:
             conn.sock.setblocking(True)
+            conn.sock.next_request()
             conn.init()
             _parser(conn).unreader.unread(conn.head)
             conn.head = b""
@@ -255,10 +322,26 @@ class DrainWorker(ThreadWorker):
             if reservation is not None:
                 self.service.runner.release(reservation)
 
+    def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
+        """Answer what is not valid HTTP as all servers do; and, in a thread, an error that nobody has caught."""
+        status = refusal_status(exc)
+        if status is None:
+            logger.error("error while serving a request", exc_info=exc)
+        else:
+            logger.info("invalid request refused: %s", exc)
+        assert isinstance(client, ClientSocket)
+        client.answer_instead((INTERNAL_ERROR if status is None else invalid_request(status)).raw())
+
     def finish_request(self, conn: TConn, fs: Future[Any]) -> None:
         """A thread is done with a request: keep the connection, or close it without waiting."""
+        self.has_served(self.service.runner.gate.finished)
         assert isinstance(conn, DrainConnection)
-        if not fs.cancelled() and fs.exception() is None and fs.result():
+        if fs.cancelled():  # no thread has become free for it
+            if conn.reservation is not None:
+                self.service.runner.release(conn.reservation)
+            self.enqueue_req(conn)
+            return
+        if fs.exception() is None and fs.result():
             conn.sock.setblocking(False)
             conn.head = _parser(conn).unreader.take_buffered()  # of a pipelined request
             if conn.head:
@@ -332,6 +415,11 @@ def _about_to_send(conn: TConn, now: float) -> bool:
     return isinstance(conn, DrainConnection) and not conn.head and now < conn.first_bytes_until
 
 
+def _head(conn: TConn) -> bytes:
+    assert isinstance(conn, DrainConnection)
+    return conn.head
+
+
 def _parser(conn: DrainConnection) -> Parser:
     assert isinstance(conn.parser, Parser), "HTTP/1: nothing else is configured"
     return conn.parser
@@ -344,6 +432,8 @@ def _with_close_hook(app: WSGIApplication) -> WSGIApplication:
         response = getattr(start_response, "__self__", None)  # gunicorn's Response, whose method this is
         if isinstance(response, Response):
             response.__class__ = DrainResponse
+            environ["wsgi.input"].__class__ = DrainBody
+            environ[CLIENT] = response
             environ[CLOSE_CONNECTION] = response.force_close
         return app(environ, start_response)
 

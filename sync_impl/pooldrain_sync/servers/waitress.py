@@ -4,6 +4,9 @@ Stock waitress knows no SIGTERM (requests in flight die with the process) and tr
 Here its loop is ours: signal handlers set a flag and pull the trigger; while draining, requests are refused
 by threads of their own; a response says close when its headers are built; at the end everything that the
 kernel still queues is answered, and no connection is closed with unread bytes.
+
+waitress reads a body before a thread sees its request, and keeps what a client has not taken yet of a response
+when the thread is done with it. A request is in flight for both of these times as well, as on the other servers.
 """
 
 from __future__ import annotations
@@ -13,15 +16,25 @@ import socket
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from waitress import wasyncore
 from waitress.adjustments import Adjustments
-from waitress.channel import HTTPChannel
+from waitress.channel import ClientDisconnected, HTTPChannel
+from waitress.parser import HTTPRequestParser
 from waitress.server import TcpWSGIServer
-from waitress.task import ThreadedTaskDispatcher, WSGITask
+from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask
+from waitress.utilities import BadRequest
 
-from pooldrain.gate import CLOSE_CONNECTION, CURRENT_RESERVATION, Reservation
+from pooldrain.gate import (
+    CLIENT,
+    CLOSE_CONNECTION,
+    CURRENT_RESERVATION,
+    UNCOUNTED_PATHS,
+    InFlightRequest,
+    Reservation,
+)
 from pooldrain.runtime.listener import (
     BACKLOG,
     FIRST_BYTES,
@@ -32,9 +45,14 @@ from pooldrain.runtime.listener import (
     drop_new_connections,
 )
 from pooldrain.runtime.signals import SignalWatch
-from pooldrain.shutdown import ShutdownReport, Stop
+from pooldrain.runtime.watchdog import Watchdog
+from pooldrain.shutdown import ExitCode, ShutdownReport, Stop
+from pooldrain.status import CUT, INTERNAL_ERROR, REFUSED, Answer, invalid_request
 from pooldrain.transcript import Listening
+from pooldrain_sync.middleware import readable
 from pooldrain_sync.runner import Runner
+
+logger = logging.getLogger("pooldrain")
 
 # Threads that do nothing but refuse while draining.
 REFUSING_THREADS = 2
@@ -43,10 +61,97 @@ REFUSING_THREADS = 2
 logging.getLogger("waitress.queue").setLevel(logging.ERROR)
 
 
-class DrainTask(WSGITask):
-    """A request, with a way for the gate to have the connection closed after it."""
+class DrainParser(HTTPRequestParser):
+    """A request as it comes: the gate learns of it when its head is complete, if its body is not."""
 
+    path: str
+    admitted: InFlightRequest | None = None
+    answer: Answer | None = None  # what it gets without being served
+
+    def __init__(self, adj: Adjustments, channel: DrainChannel) -> None:
+        super().__init__(adj)
+        self._channel = channel
+
+    def received(self, data: bytes) -> int:
+        """Take bytes; how many of them belong to this request."""
+        consumed: int = super().received(data)
+        waits = self.headers_finished and not self.completed
+        if waits and self.admitted is None and not self._channel.requests and self.path not in UNCOUNTED_PATHS:
+            runner, given_id = self._channel.server.runner, self.headers.get("X_REQUEST_ID")
+            self.admitted = runner.admit(self.method, readable(self.path), given_id)
+            if self.admitted is None:
+                self.complete_with(REFUSED)
+        return consumed
+
+    @property
+    def method(self) -> str:
+        """GET, POST ... Empty if the head was not valid."""
+        return str(getattr(self, "command", "")).upper()
+
+    def complete_with(self, answer: Answer) -> None:
+        """Wait for no more of it, and do not serve it."""
+        self.answer = answer
+        self.error = BadRequest("not served")
+        self.expect_continue = False
+        self.completed = True
+
+
+class DrainErrorTask(ErrorTask):
+    """The answer to a request that is not served: as the other servers give it."""
+
+    request: Any  # a DrainParser
+
+    def execute(self) -> None:
+        """Send it."""
+        self.version = "1.1"
+        request: DrainParser = self.request
+        answer = request.answer or _explanation(request.error)
+        if request.admitted is not None:
+            request.admitted.status = answer.status
+        self.status = answer.status_line
+        self.response_headers = list(answer.headers)
+        self.set_close_on_finish()
+        self.write(b"" if request.method == "HEAD" else answer.body)
+
+
+class DrainTask(WSGITask):
+    """A request that is served: the gate's idea of its client."""
+
+    request: Any  # a DrainParser
+    channel: DrainChannel
+    interrupted = False
+    left = False  # what has not come whole is not served
     _building_header = False
+
+    def __init__(self, channel: DrainChannel, request: DrainParser) -> None:
+        super().__init__(channel, request)  # type: ignore[arg-type]  # typed as an error
+        channel.serves(self)
+
+    @property
+    def admitted(self) -> InFlightRequest | None:
+        """The request, if its body came after its head."""
+        admitted: InFlightRequest | None = self.request.admitted
+        return admitted
+
+    def execute(self) -> None:
+        """Serve it."""
+        try:
+            super().execute()
+        finally:
+            self.environ = None  # the two know each other, and would wait for the garbage collector
+
+    def when_sent(self, done: Callable[[], None]) -> None:
+        """At once, if the channel has nothing to send any more."""
+        self.channel.when_sent(self, done)
+
+    def answer_instead(self, response: bytes) -> bool:
+        """Answer in place of the thread."""
+        head = response[: response.index(b"\r\n\r\n") + 4]
+        return self.channel.answer_instead(head if self.request.method == "HEAD" else response)
+
+    def broken_off(self) -> Exception:
+        """What to raise where the response has to be broken off."""
+        return ClientDisconnected()
 
     def build_response_header(self) -> bytes:
         """The response's head."""
@@ -58,31 +163,50 @@ class DrainTask(WSGITask):
 
     def set_close_on_finish(self) -> None:
         """Close after this response; not only because it has no length, as the other servers do not either."""
-        headers: dict[str, str] = getattr(self.request, "headers")  # noqa: B009 - typed as an error; it is a request
-        wanted = headers.get("CONNECTION", "").lower() == "close"
+        wanted = self.request.headers.get("CONNECTION", "").lower() == "close"
         if wanted or self.version != "1.1" or not self._building_header:
             super().set_close_on_finish()
 
     def get_environment(self) -> dict[str, Any]:
         """The WSGI environment."""
         environ: dict[str, Any] = super().get_environment()
+        environ[CLIENT] = self
         environ[CLOSE_CONNECTION] = self.set_close_on_finish
-        # waitress strips leading double slashes, the other servers do not
-        environ["PATH_INFO"] = getattr(self.request, "path")  # noqa: B009 - typed as an error; it is a request
+        environ["PATH_INFO"] = self.request.path  # waitress strips leading double slashes, the other servers do not
         return environ
+
+
+def _explanation(error: Any) -> Answer:
+    """The answer to one of waitress's errors: the application's fault, which is in the log, or the client's."""
+    if error.code == 500:
+        return INTERNAL_ERROR
+    logger.info("invalid request refused: %s", error.body)
+    return invalid_request(error.code)
 
 
 class DrainChannel(HTTPChannel):
     """A connection: it keeps the gate's promises to its requests, and lingers before it closes."""
 
     task_class = DrainTask
+    error_task_class = DrainErrorTask
     server: DrainServer
+    request: DrainParser | None
+    requests: list[Any]  # of DrainParser
+    requests_lock: threading.Lock
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.reservations: deque[Reservation | None] = deque()
         self.lingers_until: float | None = None
         self._first_bytes_until = time.monotonic() + FIRST_BYTES
+        self._serving: DrainTask | None = None
+        self._unsent: list[tuple[DrainTask, Callable[[], None]]] = []
+        self._begun = False  # some of the current answer has been handed over
+        self._answered_for = False
+
+    def parser_class(self, adj: Adjustments) -> DrainParser:  # type: ignore[override]  # called like the class it is
+        """What reads the next request."""
+        return DrainParser(adj, self)
 
     @property
     def busy(self) -> bool:
@@ -92,14 +216,91 @@ class DrainChannel(HTTPChannel):
 
     def service(self) -> None:
         """Serve one request, in a thread."""
+        request: DrainParser = self.requests[0]
         reservation = self.reservations.popleft()
         token = CURRENT_RESERVATION.set(reservation)
+        self._begun = False
         try:
             super().service()
         finally:
             CURRENT_RESERVATION.reset(token)
             if reservation is not None:
                 self.server.runner.release(reservation)
+            self._finish_unserved(request)
+
+    def serves(self, task: DrainTask) -> None:
+        """A thread begins to serve a request."""
+        self._serving = task
+
+    def write_soon(self, data: Any) -> int:
+        """Send, from a thread; raises ClientDisconnected."""
+        with self.outbuf_lock:
+            if self._answered_for:
+                raise ClientDisconnected
+            self._begun = True
+            written: int = super().write_soon(data)
+        return written
+
+    def when_sent(self, task: DrainTask, done: Callable[[], None]) -> None:
+        """Call `done` when nothing is left to be sent."""
+        with self.outbuf_lock:
+            if self.connected and self.total_outbufs_len:
+                self._unsent.append((task, done))
+                return
+        done()
+
+    def answer_instead(self, response: bytes) -> bool:
+        """Answer for a thread that does not, and close; False if it has begun to answer."""
+        with self.outbuf_lock:
+            if self._begun or self._answered_for or not self.connected:
+                return False
+            self._answered_for = True
+            self.outbufs[-1].append(response)
+            self.total_outbufs_len += len(response)
+            self._flush_some(do_close=False)
+            self.close_when_flushed = True
+        self.server.pull_trigger()
+        return True
+
+    def interrupt(self) -> None:
+        """Wait no longer for this client to send the rest of a body, or to take what is buffered for it."""
+        request = self.request
+        if request is not None and request.admitted is not None:
+            with self.requests_lock:
+                request.complete_with(CUT)
+                self.request = None
+                self.requests.append(request)
+                self.server.add_task(self)
+        with self.outbuf_lock:
+            if self.connected and self.total_outbufs_len:
+                self._flush_some(do_close=False)
+            untaken = [task for task, _ in self._unsent] if self.total_outbufs_len else []
+            if self.total_outbufs_len and self.requests and self._serving is not None:
+                untaken.append(self._serving)
+            for task in untaken:
+                task.interrupted = True
+        if untaken:
+            super().handle_close()
+            self._tell_sent()
+
+    def _flush_some(self, do_close: bool = True) -> bool | None:
+        """Hand over to the kernel what it takes."""
+        flushed: bool | None = super()._flush_some(do_close)  # type: ignore[misc]  # the stubs do not know it
+        if self._unsent and not self.total_outbufs_len:
+            self._tell_sent()
+        return flushed
+
+    def _tell_sent(self) -> None:
+        with self.outbuf_lock:
+            sent, self._unsent = self._unsent, []
+        for _, done in sent:
+            done()
+
+    def _finish_unserved(self, request: DrainParser | None) -> None:
+        """Tell the gate of the end of a request that it never got to see again."""
+        admitted = None if request is None else request.admitted
+        if admitted is not None and admitted.client is None and not admitted.ended:
+            self.server.runner.finish(admitted)
 
     def readable(self) -> bool:
         """Whether to wait for bytes."""
@@ -126,6 +327,8 @@ class DrainChannel(HTTPChannel):
                 self.lingers_until = time.monotonic() + LINGER_LIMIT
                 return
         super().handle_close()
+        self._tell_sent()
+        self._finish_unserved(self.request)
 
 
 class DrainServer(TcpWSGIServer):
@@ -161,10 +364,27 @@ class DrainServer(TcpWSGIServer):
     def add_task(self, task: Any) -> None:
         """A channel has a request. Called under the channel's lock, so nothing is answered here."""
         assert isinstance(task, DrainChannel)
-        reservation = self.runner.reserve()
+        request: DrainParser = task.requests[0]
+        served = request.admitted is not None and request.answer is None
+        reservation = None if served else self.runner.reserve()
         task.reservations.append(reservation)
-        dispatcher: ThreadedTaskDispatcher = self.task_dispatcher if reservation is not None else self._refusing
+        busy = served or reservation is not None
+        dispatcher: ThreadedTaskDispatcher = self.task_dispatcher if busy else self._refusing
         dispatcher.add_task(task)  # type: ignore[arg-type]  # a channel is a task to waitress
+
+    def refuse_waiting(self) -> None:
+        """Have the requests that wait for a thread refused."""
+        dispatcher: ThreadedTaskDispatcher = self.task_dispatcher
+        with dispatcher.lock:
+            waiting: list[Any] = list(dispatcher.queue)
+            dispatcher.queue.clear()
+        for channel in waiting:
+            reservation = channel.reservations.popleft()
+            if reservation is not None:
+                self.runner.release(reservation)
+            if channel.requests[0].admitted is not None:
+                channel.requests[0].complete_with(CUT)
+            self.add_task(channel)
 
     def accept_all(self) -> None:
         """Accept until the kernel has no more."""
@@ -192,10 +412,12 @@ class DrainServer(TcpWSGIServer):
 class WaitressServer:
     """The loop around waitress: serves until the runner's shutdown is over."""
 
-    def __init__(self, app: Any, runner: Runner, listener: socket.socket, threads: int) -> None:
+    def __init__(self, app: Any, runner: Runner, listener: socket.socket, threads: int, watchdog: Watchdog) -> None:
         self._runner = runner
         self._waitress = DrainServer(app, runner, listener, threads)
+        self._watchdog = watchdog
         self._signals: deque[str] = deque()
+        self._cancels = False  # whether that is asked for, and not yet done
         self._stop: Stop | None = None
         self._stopped = threading.Event()
         self._shutdown: threading.Thread | None = None
@@ -203,6 +425,7 @@ class WaitressServer:
 
     def serve(self, watch: SignalWatch, listening: Listening) -> ShutdownReport:
         """Serve until a signal has led to the end; the report of it. Raises StartupError."""
+        self._watchdog.exit_code = ExitCode.DISPOSE_FAILED  # if nothing better is known
         try:
             self._waitress.accept_connections()
         except OSError as error:
@@ -215,6 +438,7 @@ class WaitressServer:
         assert self._shutdown is not None
         self._shutdown.join()
         assert self._report is not None, "the runner's thread died"
+        self._watchdog.exit_code = self._report.exit_code
         return self._report
 
     # --- what the runner asks for, in its thread ------------------------------------------------------------
@@ -222,6 +446,11 @@ class WaitressServer:
     def drain(self) -> None:
         """From now on requests are refused: keep them off the busy threads."""
         self._waitress.start_refusing()
+
+    def cancel(self) -> None:
+        """From now on no request waits for its client any more, or for a thread: those that do are refused."""
+        self._cancels = True
+        self._waitress.pull_trigger()
 
     def stop(self, step: Stop) -> None:
         """Answer what is queued, close the listener and every connection; return when done."""
@@ -233,6 +462,7 @@ class WaitressServer:
 
     def _signalled(self, name: str) -> None:
         """In the signal handler: a flag and a wake-up, nothing else."""
+        self._watchdog.arm()
         self._signals.append(name)
         self._waitress.pull_trigger()
 
@@ -252,6 +482,11 @@ class WaitressServer:
         for channel in self._waitress.channels:
             if channel.lingers_until is not None and now >= channel.lingers_until:
                 channel.handle_close()
+        if self._cancels:
+            self._cancels = False
+            self._waitress.refuse_waiting()
+            for channel in self._waitress.channels:
+                channel.interrupt()
         if self._stop is not None:
             self._stop_once_quiet(self._stop, now)
 
@@ -262,18 +497,23 @@ class WaitressServer:
             self._stopped.set()
             self._waitress.pull_trigger()
 
+    @property
+    def _live_channels(self) -> list[DrainChannel]:
+        """The open connections but for those of cut requests whose threads never came back."""
+        clients = [request.client for request in list(self._runner.gate.in_flight)]
+        stuck = [client.channel for client in clients if isinstance(client, DrainTask)]
+        return [channel for channel in self._waitress.channels if channel not in stuck]
+
     def _stop_once_quiet(self, step: Stop, now: float) -> None:
         waitress = self._waitress
         if waitress.accepting:
             waitress.drop_new_connections()
             waitress.accept_all()
             waitress.close_listener()
-        stuck = len(self._runner.gate.in_flight)  # cut requests whose threads never came back
-        if len(waitress.channels) > stuck and now < step.deadline:
+        if self._live_channels and now < step.deadline:
             return
         wasyncore.poll2(0, waitress.map)  # what has arrived by now is read, and so not reset
-        busy = sum(channel.busy for channel in waitress.channels)
-        if busy > stuck and now < step.deadline + STOP_LIMIT:
+        if any(channel.busy for channel in self._live_channels) and now < step.deadline + STOP_LIMIT:
             return
         for channel in waitress.channels:
             wasyncore.dispatcher.close(channel)

@@ -1,0 +1,72 @@
+"""The last resort: ends a process that has outlived its grace period, whatever it hangs in.
+
+A handler that blocks the event loop keeps it from ever hearing of the shutdown, a database may hang while the service
+starts, and a callback at the exit may wait for ever. A thread of its own sees to it that the process ends all the same.
+(Workers that have started have their master for that.)
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import sys
+import threading
+import time
+import traceback
+from types import FrameType
+
+from pooldrain.shutdown import ExitCode
+
+logger = logging.getLogger("pooldrain")
+
+# Seconds beyond the grace period, in which the process may still end by itself.
+MARGIN = 0.5
+
+# Seconds in which to say where it hangs: what it hangs in may be the log itself.
+LAST_WORDS = 0.2
+
+# Frames of a stack that are told, from the innermost.
+_FRAMES = 4
+
+
+class Watchdog:
+    """Watches the thread that makes it. `grace_period` in seconds, from the call of `arm`."""
+
+    def __init__(self, grace_period: float) -> None:
+        self.exit_code: int = ExitCode.NOT_STARTED  # with which it ends the process
+        self._grace_period = grace_period
+        self._watched = threading.get_ident()
+        self._armed: queue.SimpleQueue[float] = queue.SimpleQueue()
+        self._disarmed = threading.Event()
+        threading.Thread(target=self._watch, name="pooldrain-watchdog", daemon=True).start()
+
+    def arm(self) -> None:
+        """The shutdown begins. May be called in a signal handler, and again: the first call counts."""
+        self._armed.put(time.monotonic())
+
+    def disarm(self) -> None:
+        """There is nothing to watch any more."""
+        self._disarmed.set()
+        self.arm()  # whoever waits for that may end
+
+    def _watch(self) -> None:
+        deadline = self._armed.get() + self._grace_period + MARGIN
+        if self._disarmed.wait(max(0.0, deadline - time.monotonic())):
+            return
+        telling = threading.Thread(target=self._tell, daemon=True)
+        telling.start()
+        telling.join(LAST_WORDS)
+        os._exit(self.exit_code)
+
+    def _tell(self) -> None:
+        where = _where(sys._current_frames().get(self._watched))
+        logger.error("not ended within the grace period of %g s: leaving at once, from %s", self._grace_period, where)
+
+
+def _where(frame: FrameType | None) -> str:
+    """Where a thread is, in one line, the innermost call first."""
+    if frame is None:
+        return "nowhere"
+    stack = traceback.extract_stack(frame, limit=_FRAMES)
+    return " < ".join(f"{place.filename}:{place.lineno} in {place.name}" for place in reversed(stack))

@@ -1,0 +1,47 @@
+"""Applications that say what their requests left: `/garbage` answers how many objects only the collector frees."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+import pooldrain_async.runner
+import pooldrain_sync.runner
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+
+def answer(path: str) -> bytes:
+    """The answer to a request for `path`."""
+    return str(gc.collect() if path == "/garbage" else 0).encode()
+
+
+def create_sync(runner: pooldrain_sync.runner.Runner) -> WSGIApplication:
+    """On threads."""
+    gc.disable()
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        body = answer(environ["PATH_INFO"])
+        start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+        return [body]
+
+    return app
+
+
+def create_async(runner: pooldrain_async.runner.Runner) -> ASGIApp:
+    """On asyncio."""
+    gc.disable()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            raise RuntimeError("no lifespan here")  # how ASGI wants it said
+        body = answer(scope["path"])
+        headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    return app
