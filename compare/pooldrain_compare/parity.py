@@ -25,8 +25,10 @@ from pooldrain_compare.bystander import PostgresBystander, SqliteBystander, drop
 from pooldrain_compare.comparison import ACCEPTED, Accepted, Difference, differences, facts, failures
 from pooldrain_compare.conductor import PARTNERS, SERVERS, Observation, play, workers
 from pooldrain_compare.environment import artefacts, database
+from pooldrain_compare.faults import Place
 from pooldrain_compare.latches import Latches
 from pooldrain_compare.narrator import Narrator, result_console
+from pooldrain_compare.private_server import PrivateServers
 from pooldrain_compare.scenarios import BY_NAME, POSTGRESQL, SCENARIOS, SQLITE, Scenario
 
 AT_A_TIME = 2  # services; more on two cores, and their durations would say little
@@ -173,8 +175,9 @@ def judge(case: Case, observations: dict[str, Observation], accepted: Sequence[A
 class Stage:
     """What services run on: a PostgreSQL with a few databases, each used by one service at a time."""
 
-    def __init__(self, databases: Sequence[str], directory: Path) -> None:
+    def __init__(self, databases: Sequence[str], directory: Path, servers: PrivateServers) -> None:
         self.directory = directory
+        self._servers = servers
         self._free: queue.SimpleQueue[str] = queue.SimpleQueue()
         for each in databases:
             self._free.put(each)
@@ -188,6 +191,8 @@ class Stage:
                 file = directory / "database.sqlite"
                 bystander = SqliteBystander(file, latches)
                 return play(case.scenario, SERVERS[server], bystander, latches, directory, database=SQLITE, app=app)
+            if case.scenario.has_faults:
+                return self._run_with_faults(case, server, latches, directory, app)
             url = self._free.get()
             try:
                 with contextlib.closing(PostgresBystander(url)) as watching:
@@ -197,13 +202,33 @@ class Stage:
             finally:
                 self._free.put(url)
 
+    def _run_with_faults(
+        self, case: Case, server: str, latches: Latches, directory: Path, app: str | None
+    ) -> Observation:
+        with (
+            self._servers.borrow() as private,
+            Place(private) as place,
+            contextlib.closing(PostgresBystander(place.own_url, place.url)) as watching,
+        ):
+            return play(
+                case.scenario,
+                SERVERS[server],
+                watching,
+                latches,
+                directory,
+                database=POSTGRESQL,
+                app=app,
+                place=place,
+            )
+
 
 @contextlib.contextmanager
 def stage(url: str, directory: Path) -> Generator[Stage]:
-    """A stage on this server; its databases are dropped at the end."""
+    """A stage on this server; its databases are dropped at the end. Faults get servers of their own."""
     databases = make_databases(url, f"parity_{uuid.uuid4().hex[:12]}", AT_A_TIME)
     try:
-        yield Stage(databases, directory)
+        with PrivateServers() as servers:
+            yield Stage(databases, directory, servers)
     finally:
         drop_databases(url, databases)
 

@@ -1,6 +1,8 @@
 """The catalogue of scenarios: what is done to a service, and what has to come of it. Data, no code."""
 
+from pooldrain_compare.scenarios.clients import CLIENTS
 from pooldrain_compare.scenarios.drain import DRAIN
+from pooldrain_compare.scenarios.faults import FAULTS
 from pooldrain_compare.scenarios.vocabulary import (
     AT_ONCE,
     BOTH,
@@ -14,6 +16,7 @@ from pooldrain_compare.scenarios.vocabulary import (
     SQLITE,
     Admitted,
     Answered,
+    Answering,
     Ask,
     AtLatch,
     AtQuery,
@@ -25,6 +28,7 @@ from pooldrain_compare.scenarios.vocabulary import (
     Entered,
     Event,
     Expect,
+    Fault,
     FirstBytes,
     Open,
     OthersEnded,
@@ -35,8 +39,14 @@ from pooldrain_compare.scenarios.vocabulary import (
     Sessions,
     Start,
     Step,
+    Take,
+    TakeBack,
+    WorkerEnded,
+    Write,
     order,
+    raw,
 )
+from pooldrain_compare.scenarios.workers import WORKERS
 
 __all__ = [
     "AT_ONCE",
@@ -53,6 +63,7 @@ __all__ = [
     "SQLITE",
     "Admitted",
     "Answered",
+    "Answering",
     "Ask",
     "AtLatch",
     "AtQuery",
@@ -64,6 +75,7 @@ __all__ = [
     "Entered",
     "Event",
     "Expect",
+    "Fault",
     "FirstBytes",
     "Open",
     "OthersEnded",
@@ -74,8 +86,13 @@ __all__ = [
     "Sessions",
     "Start",
     "Step",
+    "Take",
+    "TakeBack",
+    "WorkerEnded",
+    "Write",
     "order",
+    "raw",
 ]
 
-SCENARIOS: tuple[Scenario, ...] = (*DRAIN,)
+SCENARIOS: tuple[Scenario, ...] = (*DRAIN, *CLIENTS, *FAULTS, *WORKERS)
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}

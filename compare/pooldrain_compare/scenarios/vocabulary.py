@@ -31,6 +31,28 @@ class Connect:
 
 
 @dataclass(frozen=True, slots=True)
+class Write:
+    """Send bytes as they are on a connection opened before. What is answered there is read at the end, or by Take."""
+
+    name: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """Wait until an answer begins to come on such a connection, and read nothing of it."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """Read, at last, what is answered on such a connection, to its end."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Start:
     """Begin a request, and go on. `on`: a connection opened before; else a new one, to this worker.
 
@@ -96,16 +118,22 @@ class FirstBytes:
 
 @dataclass(frozen=True, slots=True)
 class Disconnect:
-    """Close the connection of a request that is being served."""
+    """Close the connection of a request that is being served, or a connection opened before."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send a signal to the service (to its master, if it has one)."""
+    """Send a signal to the service (to its master, if it has one), or to one worker."""
 
     number: signal.Signals = signal.SIGTERM
+    worker: int | None = None
+
+    @property
+    def ends_all(self) -> bool:
+        """Whether the whole service is to end."""
+        return self.worker is None and self.number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +152,18 @@ class OthersEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerEnded:
+    """Wait until a worker has ended."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
 class Entered:
-    """Wait until every worker has entered a phase."""
+    """Wait until every worker has entered a phase, or so many."""
 
     phase: Phase
+    workers: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +193,22 @@ class EndSessions:
     """End every session of the service from the database server's side."""
 
 
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Let something happen to the database, by its name in `faults`. The service has one of its own for that."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class TakeBack:
+    """Undo every fault; what is still in force at the end is taken back when the service has ended."""
+
+
 Step = (
-    Connect | Start | Ask | Admitted | AtQuery | AtLatch | Open | Answered | FirstBytes | Disconnect
-    | Send | Pause | Resume | OthersEnded | Entered | Draining | Event | Sessions | EndSessions
+    Connect | Write | Answering | Take | Start | Ask | Admitted | AtQuery | AtLatch | Open | Answered
+    | FirstBytes | Disconnect | Send | Pause | Resume | OthersEnded | WorkerEnded | Entered | Draining | Event
+    | Sessions | EndSessions | Fault | TakeBack
 )  # fmt: skip
 
 SIGTERM, SIGINT = Send(), Send(signal.SIGINT)
@@ -194,6 +243,7 @@ class Expect:
     outcome: str | None = "drained"  # of the first worker; None: it leaves no report
     hurried: bool = False
     answers: Mapping[str, int | None] = field(default_factory=dict)  # status by request; None: no whole answer
+    received: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # statuses by connection that was written on
     refused: int = 0
     cut: int = 0
     leaks: Mapping[str, int] = field(default_factory=dict)  # by rule, those that are not 0
@@ -221,6 +271,11 @@ class Scenario:
     starts_listening: bool = True  # wait for the service to listen before the first step
     steady_sessions: bool = True  # none is replaced before the signal: the server keeps one for a moment longer
     second_pool: int = 0  # connections that a second engine may have
+
+    @property
+    def has_faults(self) -> bool:
+        """Whether its database will be mistreated."""
+        return any(isinstance(step, Fault) for step in self.steps)
 
     @property
     def min_idle(self) -> int:
@@ -263,6 +318,12 @@ SHORT_DRAIN = ("--drain-timeout", "0.4")
 SHORT_DRAIN_BAND = {Phase.DRAINING: Band(0.39, 1.4)}
 
 CROWD = 40  # more than a server takes in one turn of its loop
+
+
+def raw(method: str, target: str, identity: str, body: bytes = b"") -> bytes:
+    """The bytes of a request; its body may be cut off."""
+    length = f"Content-Length: {len(body)}\r\n" if body else ""
+    return f"{method} {target} HTTP/1.1\r\nHost: x\r\nX-Request-ID: {identity}\r\n{length}\r\n".encode() + body
 
 
 def order(identity: str) -> bytes:
