@@ -16,12 +16,15 @@ from typing import Any, Protocol, Self
 
 from sqlalchemy import event
 from sqlalchemy.connectors.asyncio import AsyncAdapt_dbapi_connection, AsyncAdapt_terminate
+from sqlalchemy.util import await_only
 
-SELECT = "SELECT 1"
+PING = "SELECT 1"  # SQLAlchemy's, before it hands a connection out
+SELECT = "SELECT one()"
 HOLD = "SELECT hold(:key)"
 HOLD_DEAF = "SELECT hold_deaf(:key)"
 INSERT = "INSERT INTO orders VALUES (:key)"
-CLOSE = "close"  # the key of a close that hangs, completed by the session's number
+# The keys of what else may hang; that of a close is completed by the session's number.
+CLOSE, OPEN, TEST = "close", "open", "test"
 
 Error = sqlite3.Error
 
@@ -54,6 +57,7 @@ class Database:
         self.rows: list[str] = []  # committed
         self.sessions: list[Session] = []
         self.refusing = False
+        self.slow = False  # whether connecting and testing a connection wait
         self.closing = "well"
 
     def connect(self) -> Session:
@@ -80,11 +84,11 @@ class Database:
 
     def notice(self) -> bool:
         """Take note of sockets that were shut down; True if there was one."""
-        lost = [session for session in self.sessions if session.open and session.hung_up()]
-        for session in lost:
+        hung_up = [session for session in self.sessions if session.held and session.hung_up()]
+        for session in hung_up:
             session.lose()
-            session.held = False
-        return bool(lost)
+            session.let_go()
+        return bool(hung_up)
 
 
 class Session:
@@ -102,6 +106,8 @@ class Session:
 
     def execute(self, statement: str, parameters: Sequence[Any]) -> tuple[str, bool] | None:
         """Run a statement; one that has to wait answers with its key, and whether it is deaf."""
+        if statement == PING and self.database.slow:
+            return TEST, True  # it takes a while to notice that the connection is lost
         if not self.open:
             raise gone()
         if self.database.driver == "psycopg" or statement.startswith("INSERT"):
@@ -143,20 +149,24 @@ class Session:
 
     def finish(self) -> None:
         """The client closes it."""
-        self.held = False
         self._end()
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Close the socket."""
+        self.held = False
+        for end in self._sockets or ():
+            end.close()
+        self._sockets = None
 
     def _end(self) -> None:
         self.open = False
         self.in_transaction = False
         self._uncommitted.clear()
-        for end in self._sockets or ():
-            end.close()
-        self._sockets = None
 
     def fileno(self) -> int:
         """The driver's end of the socket, made when somebody asks."""
-        if not self.open:
+        if not self.held:
             raise OSError("the connection is closed")
         if self._sockets is None:
             self._sockets = socket.socketpair()
@@ -171,6 +181,11 @@ class Session:
             return self._sockets[1].recv(1) == b""
         except BlockingIOError:
             return False
+
+
+def lost(session: Session | None) -> Error | None:
+    """What a wait for a session ends with when that is lost."""
+    return None if session is None or session.open else gone()
 
 
 def _result(statement: str) -> tuple[Any, list[tuple[Any, ...]]]:
@@ -216,7 +231,7 @@ class _LikeSqlite(_Driver):
 
 # --- threads ------------------------------------------------------------------------------------------------
 
-WaitInThread = Callable[[Session, str, bool], None]  # waits for the key; raises what it is ended with
+WaitInThread = Callable[[Session | None, str, bool], None]  # waits for the key; raises what it is ended with
 
 
 class ThreadDriver(_Driver):
@@ -319,7 +334,7 @@ class ThreadCursor(_Cursor):
 class WaitInTask(Protocol):
     """Waits for the key; raises what it is ended with."""
 
-    async def __call__(self, session: Session, key: str, deaf: bool) -> None:
+    async def __call__(self, session: Session | None, key: str, deaf: bool) -> None:
         """Wait."""
 
 
@@ -431,6 +446,8 @@ def serve_threads(database: Database, engine: Any, wait: WaitInThread) -> None:
     driver = PsycopgThreadDriver if database.driver == "psycopg" else SqliteThreadDriver
 
     def connect(dialect: Any, record: Any, cargs: Any, cparams: Any) -> Any:
+        if database.slow:
+            wait(None, OPEN, True)
         return driver(database.connect(), wait)
 
     event.listen(engine, "do_connect", connect)
@@ -443,6 +460,8 @@ def serve_tasks(database: Database, engine: Any, wait: WaitInTask) -> None:
     adapter = _Adapted if like_psycopg else _AdaptedTerminating
 
     def connect(dialect: Any, record: Any, cargs: Any, cparams: Any) -> Any:
+        if database.slow:
+            await_only(wait(None, OPEN, True))
         connection: Any = driver(database.connect(), wait)
         return adapter(dialect.dbapi, connection)
 

@@ -24,7 +24,7 @@ from pooldrain.tracker import TrackedPool
 from pooldrain_async.middleware import GateMiddleware, send_answer
 from pooldrain_async.pool import PoolManager
 from pooldrain_async.runner import Runner
-from pooldrain_compare.fuzz.database import Session, serve_tasks
+from pooldrain_compare.fuzz.database import Session, lost, serve_tasks
 from pooldrain_compare.fuzz.scenario import Scenario
 from pooldrain_compare.fuzz.world import (
     BACKGROUND,
@@ -82,23 +82,23 @@ class _Loop(asyncio.SelectorEventLoop):
 class _Wait:
     """A task that waits until the script lets it go on."""
 
-    def __init__(self, loop: _Loop, *, deaf: bool) -> None:
+    def __init__(self, loop: _Loop, session: Session | None, *, deaf: bool) -> None:
         self.deaf = deaf
+        self._session = session
         self._future: asyncio.Future[None] = loop.create_future()
 
     async def wait(self, world: World) -> None:
-        if self.deaf:
-            while not self._future.done():
-                try:
-                    await asyncio.wait([self._future])
-                except asyncio.CancelledError:
-                    if world.over:
-                        raise
-        await self._future
+        while True:
+            try:
+                return await asyncio.shield(self._future)
+            except asyncio.CancelledError:
+                if world.over or not self.deaf:
+                    raise
 
     def end(self, error: Exception | None = None) -> None:
         if self._future.done():
             return
+        error = error or lost(self._session)
         if error is None:
             self._future.set_result(None)
         else:
@@ -144,7 +144,7 @@ class Program:
 
     async def wait_for(self, session: Session | None, key: str, deaf: bool) -> None:
         """Wait until the script lets it go on."""
-        wait = _Wait(self._loop, deaf=deaf)
+        wait = _Wait(self._loop, session, deaf=deaf)
         name = self._world.waits.enter(key, wait)
         if session is not None:
             session.wait = wait
@@ -246,6 +246,9 @@ class _Server:
 
     def drain(self) -> None:
         self._world.server_step("drain")
+
+    def cancel(self) -> None:
+        self._world.server_step("cancel")
 
     async def stop(self, step: Stop) -> None:
         self._world.server_step("stop")

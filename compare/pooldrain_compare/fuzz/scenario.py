@@ -31,14 +31,16 @@ ACTIONS = {
     "release": "something that waits goes on; which",
     "signal": "a signal comes; its name",
     "advance": "time passes; seconds",
+    "reach": "time passes until the shutdown has come to a phase, or past it; the phase",
     "leave": "a client leaves; which",
     "return": "a connection that was leaked comes back; which",
     "refuse": "the database refuses connections from now on, or not; yes or no",
+    "slow": "opening a connection, and testing one, waits to be released from now on, or not; yes or no",
     "kill": "the database ends the connections that are idle; nothing",
     "closing": "closing a connection goes well, raises or hangs from now on; which",
     "probe": "somebody asks for /readyz and /pool-status; nothing",
 }
-SERVER_STEPS = ("drain", "stop")
+SERVER_STEPS = ("drain", "cancel", "stop")
 CLOSING = ("well", "raises", "hangs")
 DRIVERS = ("psycopg", "sqlite")
 
@@ -60,7 +62,7 @@ class Scenario:
     shutdown: ShutdownPolicy = field(default_factory=ShutdownPolicy)
     driver: str = "psycopg"  # how the drivers can be cancelled and ended
     engines: int = 1
-    failing: tuple[str, ...] = ()  # steps of the server that raise: drain, stop
+    failing: tuple[str, ...] = ()  # steps of the server that raise
     script: tuple[Action, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:

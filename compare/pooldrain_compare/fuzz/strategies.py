@@ -6,6 +6,7 @@ either colour. Choices shrink towards the front: an empty script, the first oper
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from hypothesis import strategies as st
@@ -13,8 +14,9 @@ from hypothesis import strategies as st
 from pooldrain.policy import LeakPolicy, PoolPolicy, ShutdownPolicy
 from pooldrain_compare.fuzz.scenario import CLOSING, DRIVERS, OPERATIONS, SERVER_STEPS, Action, Scenario
 
-MOST_AT_FIRST, MOST_BEFORE, MOST_AFTER = 4, 10, 8  # requests, then actions before and after the signal
+MOST_AT_FIRST, MOST_BEFORE, MOST_IN_A_PHASE = 4, 10, 3  # requests, then actions before the signal and after it
 MOST_OPERATIONS = 3
+MOST_KINDS = 3  # of operations, and of what happens rarely, in one scenario
 MOST_CHOICES = 5  # more than there usually are: an action takes its choice modulo what there is
 
 # Operations that end a request, or have to come last.
@@ -52,9 +54,24 @@ _shutdowns = st.builds(
 
 # Most of what a shutdown has to deal with is in flight when it begins.
 _LASTING = ("hold", "hold", "hold", "write", "keep")
+_OPERATIONS = (*OPERATIONS, *_LASTING)
 
-_operations = st.lists(st.sampled_from((*OPERATIONS, *_LASTING)), min_size=1, max_size=MOST_OPERATIONS)
 _choices = st.integers(0, MOST_CHOICES)
+_ARGUMENTS: dict[str, st.SearchStrategy[Any]] = {
+    "release": _choices,
+    "signal": st.sampled_from(("SIGTERM", "SIGINT")),
+    "advance": st.sampled_from((1.1, 4.3, 31.7)),
+    "leave": _choices,
+    "return": _choices,
+    "refuse": st.booleans(),
+    "slow": st.booleans(),
+    "kill": st.none(),
+    "closing": st.sampled_from(CLOSING),
+    "probe": st.none(),
+}
+_RARE = ("leave", "return", "refuse", "slow", "kill", "closing", "probe")
+_TROUBLE = (Action("closing", "hangs"), Action("slow", True), Action("closing", "raises"), Action("refuse", True))
+_LONG = ("ANNOUNCING", "DRAINING", "CANCELLING", "RECLAIMING", "DISPOSING")  # phases in which more can happen
 
 
 def _program(operations: list[str]) -> tuple[str, ...]:
@@ -65,38 +82,37 @@ def _program(operations: list[str]) -> tuple[str, ...]:
     return tuple(operations)
 
 
-def _action(name: str, arguments: st.SearchStrategy[Any]) -> st.SearchStrategy[Action]:
-    return st.builds(Action, st.just(name), arguments)
+@st.composite
+def _actions(draw: st.DrawFn, names: Sequence[str], operations: Sequence[str]) -> Action:
+    """One of these actions, a request with some of these operations."""
+    name = draw(st.sampled_from(names))
+    if name != "start":
+        return Action(name, draw(_ARGUMENTS[name]))
+    return Action(name, _program(draw(st.lists(st.sampled_from(operations), min_size=1, max_size=MOST_OPERATIONS))))
 
 
-_START = _action("start", _operations.map(_program))
-_RELEASE = _action("release", _choices)
-_SIGNAL = _action("signal", st.sampled_from(("SIGTERM", "SIGINT")))
-_ADVANCE = _action("advance", st.sampled_from((1.1, 4.3, 31.7)))
-_RARE = (
-    _action("leave", _choices),
-    _action("return", _choices),
-    _action("refuse", st.booleans()),
-    _action("kill", st.none()),
-    _action("closing", st.sampled_from(CLOSING)),
-    _action("probe", st.none()),
-)
-# Before the signal mostly requests come, after it they mostly go; everything else may happen at any time.
-_BEFORE = st.one_of(_START, _START, _START, _START, _RELEASE, _ADVANCE, *_RARE)
-_AFTER = st.one_of(_RELEASE, _RELEASE, _RELEASE, _START, _START, _SIGNAL, _ADVANCE, *_RARE)
+@st.composite
+def _scripts(draw: st.DrawFn) -> tuple[Action, ...]:
+    """Requests, what happens before the signal, the signal, and what happens in the phases after it.
 
-
-def _script(requests: list[Action], before: list[Action], signal: Action, after: list[Action]) -> tuple[Action, ...]:
-    return (*requests, *before, signal, *after)
-
-
-_scripts = st.builds(
-    _script,
-    st.lists(_START, min_size=1, max_size=MOST_AT_FIRST),
-    st.lists(_BEFORE, max_size=2) | st.lists(_BEFORE, min_size=3, max_size=MOST_BEFORE),
-    _SIGNAL,
-    st.lists(_AFTER, max_size=2) | st.lists(_AFTER, min_size=3, max_size=MOST_AFTER),
-)
+    Each script has a few kinds of everything: what only several of a kind bring about would hardly ever be drawn
+    from all kinds.
+    """
+    operations = draw(st.lists(st.sampled_from(_OPERATIONS), min_size=1, max_size=MOST_KINDS))
+    rare = draw(st.lists(st.sampled_from(_RARE), max_size=MOST_KINDS))
+    # Before the signal mostly requests come, after it they mostly go; everything else may happen at any time.
+    start = _actions(("start",), operations)
+    before = _actions(("start", "start", "start", "release", "advance", *rare), operations)
+    after = _actions(("start", "release", "release", "release", "advance", "signal", *rare), operations)
+    script = draw(st.lists(start, min_size=1, max_size=MOST_AT_FIRST))
+    script += draw(st.lists(before, max_size=2) | st.lists(before, min_size=3, max_size=MOST_BEFORE))
+    script += draw(st.lists(st.sampled_from(_TROUBLE), max_size=2))
+    script += [draw(_actions(("signal",), ()))]
+    for phase in _LONG:
+        actions = draw(st.lists(after, max_size=MOST_IN_A_PHASE))
+        if actions:
+            script += [Action("reach", phase), *actions]
+    return tuple(script)
 
 
 def scenarios() -> st.SearchStrategy[Scenario]:
@@ -109,5 +125,5 @@ def scenarios() -> st.SearchStrategy[Scenario]:
         driver=st.sampled_from(DRIVERS),
         engines=st.integers(1, 2),
         failing=st.sampled_from((*[()] * 12, *[(step,) for step in SERVER_STEPS])),
-        script=_scripts,
+        script=_scripts(),
     )

@@ -22,7 +22,7 @@ from pooldrain.ledger import hold_as
 from pooldrain.runtime.problems import explain_error
 from pooldrain.shutdown import ShutdownReport, Stop
 from pooldrain.tracker import TrackedPool
-from pooldrain_compare.fuzz.database import Session, serve_threads
+from pooldrain_compare.fuzz.database import Session, lost, serve_threads
 from pooldrain_compare.fuzz.scenario import Scenario
 from pooldrain_compare.fuzz.turns import Modules, Thread, Turns, replaced
 from pooldrain_compare.fuzz.world import (
@@ -63,8 +63,9 @@ _WAITING = (
 class _Wait:
     """A thread that waits until the script lets it go on."""
 
-    def __init__(self, turns: Turns, *, deaf: bool) -> None:
+    def __init__(self, turns: Turns, session: Session | None, *, deaf: bool) -> None:
         self.deaf = deaf
+        self._session = session
         self._turns = turns
         self._seat = turns.seat
         self._ended = False
@@ -79,7 +80,7 @@ class _Wait:
     def end(self, error: Exception | None = None) -> None:
         if not self._ended:
             self._ended = True
-            self._error = error
+            self._error = error or lost(self._session)
             self._turns.wake(self._seat)
 
 
@@ -116,7 +117,7 @@ class Program:
 
     def wait_for(self, session: Session | None, key: str, deaf: bool) -> None:
         """Wait until the script lets it go on."""
-        wait = _Wait(self._turns, deaf=deaf)
+        wait = _Wait(self._turns, session, deaf=deaf)
         name = self._world.waits.enter(key, wait)
         if session is not None:
             session.wait = wait
@@ -213,6 +214,9 @@ class _Server:
 
     def drain(self) -> None:
         self._world.server_step("drain")
+
+    def cancel(self) -> None:
+        self._world.server_step("cancel")
 
     def stop(self, step: Stop) -> None:
         self._world.server_step("stop")
