@@ -1,0 +1,196 @@
+"""Many trials from one seed, a few at a time, and what came of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from pooldrain.errors import describe_error
+from pooldrain_compare.chaos.judge import judge
+from pooldrain_compare.chaos.plan import FAULT_NAMES, Plan, draw
+from pooldrain_compare.chaos.trial import Evidence, run
+from pooldrain_compare.client import Outcome
+from pooldrain_compare.conductor import SERVERS
+from pooldrain_compare.private_server import PrivateServers
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What came of one trial."""
+
+    plan: Plan
+    broken: list[str]
+    code: int | None  # of the exit; None: it had to be killed
+    seconds: float  # from the first signal to the end
+    requests: Counter[Outcome]
+    orders: int  # that were acknowledged
+    cut: int
+
+    @property
+    def spare(self) -> float:
+        """Seconds of the grace period that were left; negative if it took longer."""
+        return self.plan.grace_period - self.seconds
+
+
+@dataclass(slots=True)
+class Campaign:
+    """What came of all."""
+
+    seed: int
+    verdicts: list[Verdict] = field(default_factory=list)
+
+    @property
+    def broken(self) -> list[Verdict]:
+        """Trials in which an invariant was broken, in order."""
+        return sorted((v for v in self.verdicts if v.broken), key=lambda v: v.plan.number)
+
+    @property
+    def slowest(self) -> Verdict | None:
+        """The one that used the most of its grace period; how long a start takes, is another matter."""
+        return min((v for v in self.verdicts if not v.plan.early), key=lambda v: v.spare, default=None)
+
+
+Told = Callable[[Verdict], None]
+
+
+def run_campaign(
+    seed: int, numbers: Sequence[int], told: Told, *, directory: Path, jobs: int = 1, keep: bool = False
+) -> Campaign:
+    """Run these trials. Artefacts of those that break an invariant stay in `directory`; with `keep`, of all."""
+    campaign = Campaign(seed)
+    with PrivateServers() as servers, ThreadPoolExecutor(jobs) as pool:
+        waiting: Iterator[int] = iter(numbers)
+        running = {pool.submit(try_out, seed, number, servers, directory, keep) for number in _first(waiting, jobs)}
+        try:
+            while running:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for each in done:
+                    campaign.verdicts.append(each.result())
+                    told(campaign.verdicts[-1])
+                    running |= {
+                        pool.submit(try_out, seed, number, servers, directory, keep) for number in _first(waiting, 1)
+                    }
+        finally:
+            pool.shutdown(cancel_futures=True)  # those that run take back their faults first
+    return campaign
+
+
+def _first(numbers: Iterator[int], count: int) -> list[int]:
+    return [number for _, number in zip(range(count), numbers, strict=False)]
+
+
+def try_out(seed: int, number: int, servers: PrivateServers, directory: Path, keep: bool) -> Verdict:
+    """Run one trial and judge it; one that the harness itself stumbles over counts as broken."""
+    plan = draw(seed, number)
+    place = directory / f"trial-{number}"
+    shutil.rmtree(place, ignore_errors=True)  # of an earlier run that was kept
+    evidence: Evidence | None = None
+    try:
+        with servers.borrow() as server:
+            evidence = run(plan, server, place)
+        broken = judge(evidence)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the trial that brings it about is wanted
+        broken = [f"harness: {describe_error(error)}"]
+    verdict = _verdict(plan, evidence, broken)
+    if broken or keep:
+        _leave(place, verdict, evidence)
+    else:
+        shutil.rmtree(place, ignore_errors=True)
+    return verdict
+
+
+def _verdict(plan: Plan, evidence: Evidence | None, broken: list[str]) -> Verdict:
+    if evidence is None:
+        return Verdict(plan, broken, None, 0.0, Counter(), 0, 0)
+    return Verdict(
+        plan=plan,
+        broken=broken,
+        code=None if evidence.ended is None else evidence.ended.code,
+        seconds=evidence.seconds,
+        requests=Counter(exchange.outcome for exchange in evidence.load.exchanges),
+        orders=len(evidence.load.orders(Outcome.ANSWERED)),
+        cut=sum(record.get("event") == "request_cut" for record in evidence.transcript if isinstance(record, dict)),
+    )
+
+
+def _leave(place: Path, verdict: Verdict, evidence: Evidence | None) -> None:
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "plan.json").write_text(json.dumps(verdict.plan.as_dict(), indent=1) + "\n", "utf-8")
+    lines = [verdict.plan.title, f"exit code {verdict.code} after {verdict.seconds:.3f} s", *verdict.broken]
+    if evidence is not None:
+        lines += ["", "requests:"]
+        lines += [
+            f"  {e.identity} {e.route} {e.outcome.value} {e.status or ''} {e.reason or e.detail}"
+            for e in evidence.load.exchanges
+        ]
+        lines += ["", "orders in the table:", *(f"  {row}" for row in evidence.rows)]
+    (place / "verdict.txt").write_text("\n".join([*lines, ""]), "utf-8")
+
+
+# --- what is told -----------------------------------------------------------------------------------------------
+
+
+def tell_broken(console: Console, verdict: Verdict, directory: Path) -> None:
+    """A trial that broke an invariant: how to run it again, and what was wrong."""
+    plan = verdict.plan
+    console.print(
+        f"BROKEN: {plan.title}; again: --seed {plan.seed} --only {plan.number}; artefacts: "
+        f"{directory / f'trial-{plan.number}'}",
+        markup=False,
+    )
+    for broken in verdict.broken:
+        console.print(f"    {broken}", markup=False)
+
+
+def tell(console: Console, campaign: Campaign) -> None:
+    """Counts by fault and server, the slowest exit, and the verdict."""
+    table = Table(title=f"Chaos, seed {campaign.seed}: trials by fault and server", title_justify="left")
+    table.add_column("fault")
+    for server in (*SERVERS, "all"):
+        table.add_column(server, justify="right", overflow="fold")
+    for fault in FAULT_NAMES:
+        table.add_row(fault, *_cells([v for v in campaign.verdicts if v.plan.fault == fault]))
+    table.add_section()
+    table.add_row("all", *_cells(campaign.verdicts))
+    console.print(table)
+    codes = Counter(v.code for v in campaign.verdicts)
+    requests = sum((v.requests for v in campaign.verdicts), Counter[Outcome]())
+    lines = [
+        "Exit codes: " + ", ".join(f"{code} × {codes[code]}" for code in sorted(codes, key=str)),
+        "Requests: "
+        + ", ".join(f"{requests[outcome]} {outcome.value.replace('_', ' ')}" for outcome in Outcome)
+        + f"; {sum(v.cut for v in campaign.verdicts)} cut by the services",
+        f"Orders acknowledged, each once in its table: {sum(v.orders for v in campaign.verdicts)}",
+    ]
+    if (slowest := campaign.slowest) is not None:
+        lines.append(
+            f"Slowest exit: {slowest.seconds:.3f} s of a grace period of {slowest.plan.grace_period:.3f} s "
+            f"({slowest.plan.title})"
+        )
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
+    bad = campaign.broken
+    trials = f"{len(campaign.verdicts)} trials of seed {campaign.seed}"
+    if bad:
+        numbers = ", ".join(str(v.plan.number) for v in bad)
+        console.print(f"Verdict: BROKEN in {len(bad)} of {trials}: {numbers}", style="bold red", markup=False)
+    else:
+        console.print(f"Verdict: no invariant was broken in {trials}", style="bold green", markup=False)
+
+
+def _cells(verdicts: list[Verdict]) -> list[str]:
+    cells = [[v for v in verdicts if v.plan.server == server] for server in SERVERS]
+    return [_cell(each) for each in (*cells, verdicts)]
+
+
+def _cell(verdicts: list[Verdict]) -> str:
+    broken = sum(bool(v.broken) for v in verdicts)
+    return f"{len(verdicts)}" + (f" ({broken} broken)" if broken else "")
