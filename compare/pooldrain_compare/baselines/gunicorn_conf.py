@@ -7,6 +7,6 @@ from typing import Any
 
 def worker_exit(server: Any, worker: Any) -> None:
     """Dispose of the engine."""
-    from pooldrain_compare.baselines.flask_app import engine
+    from pooldrain_compare.baselines.flask_gunicorn import engine
 
     engine.dispose()

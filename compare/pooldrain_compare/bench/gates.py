@@ -1,159 +1,130 @@
 """What does the gate cost a request? The same app on the same stock server, with the gate around it and without.
 
-Twice: as requests per second of running servers, and as microseconds within one process, where no network
-and no scheduler blurs the difference.
+Thrice: around an app that does nothing and around the framework's, as processor time within one process, where no
+network and no scheduler blurs the difference; and as a whole request to a running server, without a query and with one.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
-import os
+import itertools
 import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 from wsgiref.util import setup_testing_defaults
 
+from pooldrain.runtime.database_url import DatabaseUrl
+from pooldrain_compare.baselines import fastapi_app, flask_app
+from pooldrain_compare.bench import apps
+from pooldrain_compare.bench.recorder import Bench, Point, rounds
+from pooldrain_compare.bench.timing import time_awaits, time_calls
 from pooldrain_compare.client import LoadClient, Mode, Outcome, constant
 from pooldrain_compare.processes import ServerProcess, free_port
 
+EMPTY = "a request through the gate, empty app"
+CALL = "a request through the gate, the app called alone"
+SERVED = "a request through the gate, served"
+QUERIED = "a request with a query through the gate, served"
+_TARGETS = {SERVED: "/", QUERIED: "/db-test"}
 CLIENTS = 16
-PER_SECOND = "requests/s"
-CALLS = {"waitress": "Flask call", "uvicorn": "FastAPI call"}  # what of a server's request is measured alone
-_PLAIN = "pooldrain_compare.baselines"
-_GATED = "pooldrain_compare.bench.gate_apps"
-# Both sides are started by the same command, with a factory or without.
+_METRIC = "time per request"
+
+# Both sides are started by the same command, with one factory or the other.
+_WAITRESS = "waitress --listen 127.0.0.1:{port} --threads 8 --call pooldrain_compare.bench.apps:"
+_UVICORN = "uvicorn --port {port} --no-access-log --factory pooldrain_compare.bench.apps:"
 _COMMANDS = {
-    "waitress": (
-        ("waitress", "--listen", "{address}", "--threads", "8", f"{_PLAIN}.flask_app:app"),
-        ("waitress", "--listen", "{address}", "--threads", "8", "--call", f"{_GATED}:gated_flask"),
-    ),
-    "uvicorn": (
-        ("uvicorn", "--port", "{port}", "--no-access-log", f"{_PLAIN}.fastapi_app:app"),
-        ("uvicorn", "--port", "{port}", "--no-access-log", "--factory", f"{_GATED}:gated_fastapi"),
-    ),
+    "plain-waitress": f"{_WAITRESS}bare_flask",
+    "pooldrain-waitress": f"{_WAITRESS}gated_flask",
+    "plain-uvicorn": f"{_UVICORN}bare_fastapi",
+    "pooldrain-uvicorn": f"{_UVICORN}gated_fastapi",
 }
 
 
-@dataclass(frozen=True, slots=True)
-class GateSample:
-    """One pair: requests per second, or microseconds per request when `unit` says so."""
-
-    what: str
-    unit: str
-    bare: float
-    gated: float
-
-    @property
-    def bare_us(self) -> float:
-        """Microseconds that a request takes without the gate."""
-        return 1e6 / self.bare if self.unit == PER_SECOND else self.bare
-
-    @property
-    def added_us(self) -> float:
-        """Microseconds that it takes longer with it."""
-        return (1e6 / self.gated if self.unit == PER_SECOND else self.gated) - self.bare_us
+def measure_calls(bench: Bench, runs: int, loops: int, progress: Callable[[float], None]) -> None:
+    """Apps called as a server calls them."""
+    calls: dict[tuple[str, str], Callable[[int], float]] = {}
+    url = DatabaseUrl.parse(bench.url)
+    flask = flask_app.make_app(flask_app.make_engine(url.sync_url.render_as_string(hide_password=False)))
+    fastapi = fastapi_app.make_app(fastapi_app.make_engine(url.async_url.render_as_string(hide_password=False)))
+    for case, wsgi, asgi in ((EMPTY, _empty_wsgi, _empty_asgi), (CALL, flask, fastapi)):
+        calls[case, "plain-waitress"] = partial(_time_wsgi, wsgi)
+        calls[case, "pooldrain-waitress"] = partial(_time_wsgi, apps.gate_wsgi(wsgi))
+        calls[case, "plain-uvicorn"] = partial(_time_asgi, asgi)
+        calls[case, "pooldrain-uvicorn"] = partial(_time_asgi, apps.gate_asgi(asgi))
+    steps = list(calls)
+    for number, (_, step) in enumerate(rounds(steps, runs)):
+        progress(number / runs / len(steps))
+        case, name = step
+        bench.recorder.add(Point(case, name, _METRIC, "us"), calls[step](loops))
 
 
-def measure_servers(
-    directory: Path, rounds: int, seconds: float, progress: Callable[[str, float], None]
-) -> list[GateSample]:
-    """Pairs of slices of load, in alternating order, on two running servers of the same kind."""
-    samples = []
-    for index, (server, commands) in enumerate(_COMMANDS.items()):
-        with ExitStack() as stack:
-            processes = [
-                stack.enter_context(_process(command, directory / f"gate-{server}-{side}.log"))
-                for side, command in enumerate(commands)
-            ]
-            for process in processes:
-                _rate(process, seconds)  # warm
-            for number in range(rounds):
-                progress(f"gate: {server} under load", 0.5 + (index + number / rounds) / 4)
-                order = (0, 1) if number % 2 == 0 else (1, 0)
-                rates = {side: _rate(processes[side], seconds) for side in order}
-                samples.append(GateSample(server, PER_SECOND, rates[0], rates[1]))
-    return samples
+def measure_servers(bench: Bench, runs: int, seconds: float, progress: Callable[[float], None]) -> None:
+    """Slices of load on running servers: how long a server that is never idle needs for a request."""
+    url = DatabaseUrl.parse(bench.url).sync_url.render_as_string(hide_password=False)
+    with ExitStack() as stack:
+        servers = {
+            name: stack.enter_context(_process(command, url, bench.directory / f"gate-{name}.log"))
+            for name, command in _COMMANDS.items()
+        }
+        steps = list(itertools.product(_TARGETS, servers))
+        for case, name in steps:
+            _time_served(servers[name], _TARGETS[case], seconds)  # warm
+        for number, (_, (case, name)) in enumerate(rounds(steps, runs)):
+            progress(number / runs / len(steps))
+            point = Point(case, name, _METRIC, "us")
+            bench.recorder.add(point, _time_served(servers[name], _TARGETS[case], seconds))
+            bench.recorder.note(point, "the stock server, with the gate alone or without")
 
 
-def _process(command: tuple[str, ...], log: Path) -> ServerProcess:
+def _process(command: str, url: str, log: Path) -> ServerProcess:
     port = free_port()
-    parts = [part.format(address=f"127.0.0.1:{port}", port=port) for part in command]
     return ServerProcess(
-        [sys.executable, "-m", *parts],
+        [sys.executable, "-m", *command.format(port=port).split()],
         log=log,
         address=("127.0.0.1", port),
-        environment={"DATABASE_URL": "postgresql+psycopg://never-opened/x"},
+        environment={"DATABASE_URL": url},
     )
 
 
-def _rate(process: ServerProcess, seconds: float) -> float:
-    load = LoadClient(process.address, constant("/"), clients=CLIENTS, modes=(Mode.KEEP_ALIVE,)).start()
+def _time_served(process: ServerProcess, target: str, seconds: float) -> float:
+    load = LoadClient(process.address, constant(target), clients=CLIENTS, modes=(Mode.KEEP_ALIVE,)).start()
     started = time.monotonic()
     time.sleep(seconds)
     load.stop()
     result = load.join(10.0)
-    return result.count(Outcome.ANSWERED) / (time.monotonic() - started)
+    return (time.monotonic() - started) / result.count(Outcome.ANSWERED) * 1e6
 
 
-def measure_calls(rounds: int, loops: int, progress: Callable[[str, float], None]) -> list[GateSample]:
-    """Pairs of calls of the app itself, as a server makes them."""
-    from pooldrain_compare.bench.gate_apps import gate_asgi, gate_wsgi
-
-    os.environ.setdefault("DATABASE_URL", "postgresql+psycopg://never-opened/x")
-    from pooldrain_compare.baselines import fastapi_app, flask_app
-
-    wsgi = (flask_app.app, gate_wsgi(flask_app.app))
-    asgi = (fastapi_app.app, gate_asgi(fastapi_app.app))
-    samples = []
-    for number in range(rounds):
-        progress("gate: calls", 0.95)
-        order = (0, 1) if number % 2 == 0 else (1, 0)
-        times = {side: _time(partial(_call_wsgi, wsgi[side], loops), loops) for side in order}
-        samples.append(GateSample(CALLS["waitress"], "µs", times[0], times[1]))
-        times = {side: _time(partial(_run_asgi, asgi[side], loops), loops) for side in order}
-        samples.append(GateSample(CALLS["uvicorn"], "µs", times[0], times[1]))
-    return samples
-
-
-def _time(work: Callable[[], Any], loops: int) -> float:
-    gc.collect()
-    gc.disable()
-    try:
-        started = time.perf_counter()
-        work()
-        return (time.perf_counter() - started) / loops * 1e6
-    finally:
-        gc.enable()
-
-
-def _call_wsgi(app: Any, loops: int) -> None:
+def _time_wsgi(app: Any, loops: int) -> float:
     pattern: dict[str, Any] = {}
     setup_testing_defaults(pattern)
     pattern["wsgi.input"] = BytesIO()
 
     def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> None:
-        assert status.startswith("200")
+        assert status == "200 OK"
 
-    for _ in range(loops):
-        body = app(pattern.copy(), start_response)
-        for _piece in body:
-            pass
-        if hasattr(body, "close"):
-            body.close()
+    def work(loops: int) -> None:
+        for _ in range(loops):
+            body = app(pattern.copy(), start_response)
+            for _piece in body:
+                pass
+            if hasattr(body, "close"):
+                body.close()
+
+    return time_calls(work, loops)
 
 
-def _run_asgi(app: Any, loops: int) -> None:
-    asyncio.run(_call_asgi(app, loops))
+def _empty_wsgi(environ: Any, start_response: Any) -> list[bytes]:
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "2")])
+    return [b"ok"]
 
 
-async def _call_asgi(app: Any, loops: int) -> None:
+def _time_asgi(app: Any, loops: int) -> float:
     pattern = {
         "type": "http",
         "asgi": {"version": "3.0"},
@@ -175,5 +146,13 @@ async def _call_asgi(app: Any, loops: int) -> None:
     async def send(message: Any) -> None:
         assert message.get("status", 200) == 200
 
-    for _ in range(loops):
-        await app(dict(pattern), receive, send)
+    async def work(loops: int) -> None:
+        for _ in range(loops):
+            await app(dict(pattern), receive, send)
+
+    return asyncio.run(time_awaits(work, loops))
+
+
+async def _empty_asgi(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})

@@ -2,73 +2,58 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
-from rich.console import Console
-from rich.table import Table
+from pooldrain_compare.bench.checkouts import measure_databases, measure_memory, measure_pools
+from pooldrain_compare.bench.contenders import pool_infos, server_infos
+from pooldrain_compare.bench.gates import CLIENTS, measure_calls, measure_servers
+from pooldrain_compare.bench.recorder import Bench
+from pooldrain_compare.bench.results import Results
 
-from pooldrain_compare.bench.gates import CALLS, CLIENTS, PER_SECOND, GateSample, measure_calls, measure_servers
-from pooldrain_compare.bench.pools import PoolSample, measure_pools
-from pooldrain_compare.bench.results import Summary, write_json
-from pooldrain_compare.environment import artefacts
-from pooldrain_compare.narrator import Narrator, result_console
+QUESTION = "What do the gate and the ledger cost a request?"
 
 
-def run_overhead(*, runs: int, quick: bool, json_path: Path) -> int:
-    """Run the benchmark, print the tables, write the JSON."""
-    checkouts, calls, seconds = (2_000, 200, 0.2) if quick else (30_000, 3_000, 0.5)
-    with artefacts(None) as files, Narrator() as narrator:
-        job = narrator.job("overhead")
-        pools = measure_pools(files.path, runs, checkouts, job)
-        gates = measure_servers(files.path, runs, seconds, job) + measure_calls(runs, calls, job)
-    parameters = {"runs": runs, "checkouts": checkouts, "calls": calls, "seconds": seconds, "clients": CLIENTS}
-    samples = {"pools": [asdict(sample) for sample in pools], "gates": [asdict(sample) for sample in gates]}
-    write_json(json_path, "overhead", parameters, samples)
-    console = result_console()
-    _print_pools(console, pools, runs)
-    _print_gates(console, gates, runs)
-    console.print(f"Samples: {json_path}", soft_wrap=True)
-    return 0
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much is measured."""
+
+    runs: int
+    depths: tuple[int, ...]
+    pool_loops: int  # of a checkout without a database server, in one sample
+    database_loops: int  # of one on PostgreSQL
+    memory_checkouts: int
+    call_loops: int  # of an app called within the process
+    served_seconds: float  # of load on a running server
+    served_clients: int = CLIENTS
 
 
-def _print_pools(console: Console, samples: Sequence[PoolSample], runs: int) -> None:
-    table = Table(title=f"Checkout + checkin, µs: median (least-greatest) of {runs} pairs", title_justify="left")
-    for title in ("Pool", "Stack depth", "SQLAlchemy's", "pooldrain's", "Added"):
-        table.add_column(title, justify="left" if title == "Pool" else "right")
-    for colour, depth in dict.fromkeys((sample.colour, sample.depth) for sample in samples):
-        mine = [sample for sample in samples if (sample.colour, sample.depth) == (colour, depth)]
-        table.add_row(
-            colour,
-            str(depth),
-            Summary.of([sample.bare for sample in mine]).text("{:.2f}"),
-            Summary.of([sample.ours for sample in mine]).text("{:.2f}"),
-            Summary.of([sample.added for sample in mine]).text("{:+.2f}"),
-        )
-    console.print(table)
+FULL = Size(
+    runs=15,
+    depths=(10, 30, 60),
+    pool_loops=20_000,
+    database_loops=300,
+    memory_checkouts=200,
+    call_loops=2_000,
+    served_seconds=0.5,
+)
+QUICK = replace(FULL, runs=1, pool_loops=500, database_loops=20, call_loops=100, served_seconds=0.15)
 
 
-def _print_gates(console: Console, samples: Sequence[GateSample], runs: int) -> None:
-    table = Table(title=f"A request through the gate: median (least-greatest) of {runs} pairs", title_justify="left")
-    for title in ("What", "Unit", "Bare", "Gated", "Added, µs", "Added, %"):
-        table.add_column(title, justify="left" if title in ("What", "Unit") else "right")
-    for what in dict.fromkeys(sample.what for sample in samples):
-        mine = [sample for sample in samples if sample.what == what]
-        form = "{:.0f}" if mine[0].unit == PER_SECOND else "{:.1f}"
-        table.add_row(
-            what,
-            mine[0].unit,
-            Summary.of([sample.bare for sample in mine]).text(form),
-            Summary.of([sample.gated for sample in mine]).text(form),
-            Summary.of([sample.added_us for sample in mine]).text("{:+.1f}"),
-            Summary.of([sample.added_us / sample.bare_us * 100 for sample in mine]).text("{:+.1f}"),
-        )
-    console.print(table)
-    for server, call in CALLS.items():
-        served = statistics.median(sample.bare_us for sample in samples if sample.what == server)
-        added = statistics.median(sample.added_us for sample in samples if sample.what == call)
-        console.print(
-            f"{server}: the gate's {added:.1f} µs are {added / served:.1%} of a served request's {served:.0f} µs"
-        )
+def measure(bench: Bench, *, runs: int | None) -> Results:
+    """Measure everything."""
+    size = QUICK if bench.quick else FULL
+    size = replace(size, runs=runs or size.runs)
+
+    def stage(doing: str, start: float, share: float) -> Callable[[float], None]:
+        return lambda done: bench.progress(doing, start + done * share)
+
+    measure_pools(bench, size.runs, size.pool_loops, size.depths, stage("pools alone", 0.0, 0.25))
+    stage("memory", 0.25, 0.05)(0.0)
+    measure_memory(bench, size.runs, size.memory_checkouts, size.depths)
+    measure_databases(bench, size.runs, size.database_loops, stage("pools on PostgreSQL", 0.3, 0.3))
+    measure_calls(bench, size.runs, size.call_loops, stage("gate, in the process", 0.6, 0.15))
+    measure_servers(bench, size.runs, size.served_seconds, stage("gate, on servers", 0.75, 0.25))
+    bench.progress("done", 1.0)
+    servers = server_infos("pooldrain-waitress", "plain-waitress", "pooldrain-uvicorn", "plain-uvicorn")
+    return bench.results("overhead", QUESTION, size, pool_infos() | servers)

@@ -1,7 +1,7 @@
-"""What does a SIGTERM cost? Each server with pooldrain against the same server run plainly, interleaved.
+"""What does a SIGTERM cost? Ours and every baseline, each stopped while busy, idle, with a hung request, with leaks.
 
-Busy: clients without think time ask `GET /`, half of them on kept connections, when the signal comes.
-Idle: the signal comes when one request has been answered and nothing is going on.
+Busy: when the signal comes, clients without think time are asking, every second one of them on a kept connection.
+In every other case nothing is going on but what the case is about.
 """
 
 from __future__ import annotations
@@ -9,186 +9,191 @@ from __future__ import annotations
 import http.client
 import signal
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 
-from rich.console import Console
-from rich.table import Table
+from pooldrain_compare.bench.contenders import CONTENDERS, PAIRED, PARTNERS, Contender, server_infos
+from pooldrain_compare.bench.recorder import Bench, Point, rounds
+from pooldrain_compare.bench.results import Results, Unit
+from pooldrain_compare.client import LoadClient, LoadResult, Mode, Outcome, constant
+from pooldrain_compare.processes import Ended, ServerProcess, ServerProcessError
 
-from pooldrain.runtime.database_url import DatabaseUrl
-from pooldrain_compare import baselines
-from pooldrain_compare.backends import BACKENDS
-from pooldrain_compare.baselines import BASELINES
-from pooldrain_compare.bench.results import Summary, write_json
-from pooldrain_compare.client import LoadClient, Mode, Outcome, constant
-from pooldrain_compare.database import Witness
-from pooldrain_compare.environment import artefacts, database, witness
-from pooldrain_compare.narrator import Narrator, result_console
-from pooldrain_compare.processes import ServerProcess, free_port
-
-CLIENTS = 40
-LOAD_SECONDS = 0.8
+QUESTION = "What does a SIGTERM cost: requests, time, connections?"
 END_TIMEOUT = 60.0
-SESSIONS_TIMEOUT = 3.0
+LOOK_TIMEOUT = 0.1  # a database session ends a moment after its client; so long it may take before it counts as left
+SETTLE_TIMEOUT = 3.0
+HANGS_MS = 600_000
 
 
 @dataclass(frozen=True, slots=True)
-class System:
-    """A server with or without pooldrain, and the signal that stops it."""
+class Size:
+    """How much is measured."""
 
-    server: str
-    ours: bool
-    signum: signal.Signals = signal.SIGTERM
-
-    @property
-    def name(self) -> str:
-        """As it is called in tables and files."""
-        how = "pooldrain" if self.ours else "plain"
-        return f"{self.server}, {how}" + ("" if self.signum is signal.SIGTERM else f", {self.signum.name}")
-
-    @property
-    def sessions(self) -> str:
-        """What the application names of its database sessions begin with."""
-        return BACKENDS[self.server].sessions if self.ours else baselines.APPLICATION_NAME
-
-    def process(self, url: str, directory: Path) -> ServerProcess:
-        """A process that is not started yet."""
-        if self.ours:
-            return BACKENDS[self.server].process(url, directory, observed=False)
-        port = free_port()
-        plain = DatabaseUrl.parse(url).sync_url.render_as_string(hide_password=False)
-        return ServerProcess(
-            BASELINES[self.server].argv(port),
-            log=directory / f"plain-{self.server}.log",
-            address=("127.0.0.1", port),
-            environment={"DATABASE_URL": plain},
-        )
+    runs: int
+    clients: int
+    load_seconds: float  # before the signal
+    leaks: int
+    bound_seconds: int  # what servers are told to give a hung request, where they can be told
+    every_system: bool  # or a pair alone
 
 
-SYSTEMS = (
-    *(System(server, ours) for server in BACKENDS for ours in (True, False)),
-    System("waitress", False, signal.SIGINT),  # the only signal that plain waitress handles
-)
+FULL = Size(runs=15, clients=40, load_seconds=0.4, leaks=5, bound_seconds=1, every_system=True)
+QUICK = replace(FULL, runs=1, clients=8, load_seconds=0.2, every_system=False)
+
+_QUICK_SYSTEMS = ("pooldrain-gunicorn", "plain-gunicorn")
+_SIGINT_SYSTEMS = ("pooldrain-waitress", "plain-waitress")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """One run of one system. Times are milliseconds; "end" is the end of the process."""
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One way to be stopped."""
 
-    system: str
-    answered: int
-    refused: int
-    lost: int
-    lost_kept: int  # of those, on kept connections
-    lost_new: int  # on new ones
-    in_flight: int  # what the clients waited for when the signal was sent
-    busy_exit: int
-    answer_to_end: float
-    busy_signal_to_end: float
-    idle_exit: int
-    idle_signal_to_end: float
-    sessions_left: int  # on the database server, at the first look after the busy end
+    name: str
+    systems: tuple[str, ...]
+    stop: Callable[[Bench, Size, str, str], None]  # measures one run of one system in the case of this name
 
 
-def run_shutdown(*, runs: int, quick: bool, database_url: str | None, json_path: Path, clients: int = CLIENTS) -> int:
-    """Run the benchmark, print the table, write the JSON. 1 when one of ours lost a request."""
-    seconds = 0.3 if quick else LOAD_SECONDS
-    samples: list[Sample] = []
-    with (
-        artefacts(None) as files,
-        Narrator() as narrator,
-        database(database_url, narrator.say) as url,
-        witness(url) as asked,
-    ):
-        asked.create_orders()
-        job = narrator.job("shutdown")
-        plan = list(_plan(runs))
-        for number, system in enumerate(plan):
-            job(f"{system.name}: run {number // len(SYSTEMS) + 1} of {runs}", number / len(plan))
-            samples.append(_measure(system, url, files.path, asked, clients, seconds))
-    parameters = {"runs": runs, "clients": clients, "load_seconds": seconds, "request": "GET /"}
-    write_json(json_path, "shutdown", parameters, [asdict(sample) for sample in samples])
-    console = result_console()
-    _print(console, samples, runs, clients)
-    console.print(f"Samples: {json_path}", soft_wrap=True)
-    ours = {system.name for system in SYSTEMS if system.ours}
-    return int(any(sample.lost for sample in samples if sample.system in ours))
-
-
-def _plan(runs: int) -> Iterator[System]:
-    """Every system once a run, in alternating order, so that a slow minute hits all alike."""
-    for run in range(runs):
-        yield from SYSTEMS if run % 2 == 0 else reversed(SYSTEMS)
-
-
-def _measure(system: System, url: str, directory: Path, asked: Witness, clients: int, seconds: float) -> Sample:
-    with system.process(url, directory) as process:
-        load = LoadClient(process.address, constant("/"), clients=clients).start()
+def measure(bench: Bench, *, runs: int | None) -> Results:
+    """Measure everything."""
+    size = QUICK if bench.quick else FULL
+    size = replace(size, runs=runs or size.runs)
+    plan = [step for case in cases(size) for step in _steps(case)]
+    total = size.runs * len(plan)
+    for number, (this, (case, name)) in enumerate(rounds(plan, size.runs)):
+        bench.progress(f"run {this + 1} of {size.runs}: {case.name}, {name}", number / total)
         try:
-            time.sleep(seconds)
-            in_flight = load.in_flight
-            signal_at = process.signal(system.signum)
+            case.stop(bench, size, case.name, name)
+        except (ServerProcessError, TimeoutError) as error:
+            if name in PARTNERS:  # ours
+                raise
+            reason = str(error).splitlines()[0]
+            bench.recorder.note(Point(case.name, name, "signal to exit", "ms"), f"run {this + 1}: {reason}")
+            bench.witness.end_sessions(CONTENDERS[name].sessions)
+    bench.progress("done", 1.0)
+    return bench.results("shutdown", QUESTION, size, server_infos())
+
+
+def _steps(case: Case) -> list[tuple[Case, str]]:
+    return [(case, name) for name in case.systems]
+
+
+def cases(size: Size) -> list[Case]:
+    """What is measured, and of whom."""
+    everybody = PAIRED if size.every_system else _QUICK_SYSTEMS
+    return [
+        Case("busy, GET /", everybody, partial(_busy, target="/")),
+        Case("busy, 50 ms query", everybody, partial(_busy, target="/work?ms=50")),
+        Case("idle", everybody, _idle),
+        Case("hung request", everybody, _hung),
+        Case("5 leaked connections", everybody, _leaky),
+        # The only signal that plain waitress handles.
+        Case(
+            "busy, GET /, SIGINT",
+            _SIGINT_SYSTEMS if size.every_system else (),
+            partial(_busy, target="/", signum=signal.SIGINT),
+        ),
+    ]
+
+
+def _busy(
+    bench: Bench, size: Size, case: str, name: str, *, target: str, signum: signal.Signals = signal.SIGTERM
+) -> None:
+    contender = CONTENDERS[name]
+    with contender.process(bench.url, bench.directory) as process:
+        load = LoadClient(process.address, constant(target), clients=size.clients).start()
+        try:
+            time.sleep(size.load_seconds)
+            signal_at = process.signal(signum)
             ended = process.wait(END_TIMEOUT)
-            sessions = asked.sessions(system.sessions)
+            left = _left(bench, contender)
             result = load.join(END_TIMEOUT)
         finally:
             load.stop()
-    asked.await_none(system.sessions, SESSIONS_TIMEOUT)
-    with system.process(url, directory) as process:
-        _ask_once(process.address)
-        idle_at = process.signal(system.signum)
-        idle_ended = process.wait(END_TIMEOUT)
+    _record_requests(bench, case, name, result, signal_at)
     last = result.last_answer or signal_at
-    return Sample(
-        system=system.name,
-        answered=result.count(Outcome.ANSWERED),
-        refused=result.count(Outcome.REFUSED),
-        lost=result.count(Outcome.LOST),
-        lost_kept=result.count(Outcome.LOST, Mode.KEEP_ALIVE),
-        lost_new=result.count(Outcome.LOST, Mode.NEW),
-        in_flight=in_flight,
-        busy_exit=ended.code,
-        # A client may read an answer a moment after the process that wrote it has gone.
-        answer_to_end=max(0.0, ended.at - max(last, signal_at)) * 1000,
-        busy_signal_to_end=(ended.at - signal_at) * 1000,
-        idle_exit=idle_ended.code,
-        idle_signal_to_end=(idle_ended.at - idle_at) * 1000,
-        sessions_left=sessions,
-    )
+    # A client may read an answer a moment after the process that wrote it has gone.
+    answer_to_exit = max(0.0, ended.at - max(last, signal_at))
+    _record(bench, case, name, "last answer to exit", "ms", answer_to_exit * 1000)
+    _record_end(bench, case, name, ended, signal_at, left)
 
 
-def _ask_once(address: tuple[str, int]) -> None:
-    connection = http.client.HTTPConnection(*address, timeout=10.0)
+def _idle(bench: Bench, size: Size, case: str, name: str) -> None:
+    contender = CONTENDERS[name]
+    with contender.process(bench.url, bench.directory) as process:
+        ask(process.address, "/db-test")
+        _stop_and_record(bench, case, name, contender, process)
+
+
+def _leaky(bench: Bench, size: Size, case: str, name: str) -> None:
+    contender = CONTENDERS[name]
+    with contender.process(bench.url, bench.directory) as process:
+        for _ in range(size.leaks):
+            ask(process.address, "/db-test-leak")
+        _stop_and_record(bench, case, name, contender, process)
+
+
+def _hung(bench: Bench, size: Size, case: str, name: str) -> None:
+    contender = CONTENDERS[name]
+    with contender.process(bench.url, bench.directory, bound=size.bound_seconds) as process:
+        load = LoadClient(process.address, constant(f"/work?ms={HANGS_MS}"), clients=1).start()
+        try:
+            bench.witness.await_running(contender.sessions, 1, END_TIMEOUT)
+            load.stop()  # after this request
+            signal_at = _stop_and_record(bench, case, name, contender, process)
+            result = load.join(END_TIMEOUT)
+        finally:
+            load.stop()
+    _record_requests(bench, case, name, result, signal_at)
+
+
+def _stop_and_record(bench: Bench, case: str, name: str, contender: Contender, process: ServerProcess) -> float:
+    signal_at = process.signal()
+    ended = process.wait(END_TIMEOUT)
+    _record_end(bench, case, name, ended, signal_at, _left(bench, contender))
+    return signal_at
+
+
+def _left(bench: Bench, contender: Contender) -> int:
+    """Connections that the service left open on the server; ended now, for the next run's sake."""
+    left = bench.witness.await_none(contender.sessions, LOOK_TIMEOUT).finally_
+    if left:
+        bench.witness.end_sessions(contender.sessions)
+        bench.witness.await_none(contender.sessions, SETTLE_TIMEOUT)
+    return left
+
+
+def _record_end(bench: Bench, case: str, name: str, ended: Ended, signal_at: float, left: int) -> None:
+    _record(bench, case, name, "signal to exit", "ms", (ended.at - signal_at) * 1000)
+    _record(bench, case, name, "connections left", "connections", left)
+    bench.recorder.note(Point(case, name, "signal to exit", "ms"), f"exit code {ended.code}")
+    if ended.stragglers:
+        bench.recorder.note(Point(case, name, "signal to exit", "ms"), "a process of its group outlived it")
+
+
+def _record_requests(bench: Bench, case: str, name: str, result: LoadResult, signal_at: float) -> None:
+    """What became of the requests; answers and refusals since the signal only, before it there is nothing to see."""
+    since = replace(result, exchanges=[e for e in result.exchanges if e.ended_at > signal_at])
+    _record(bench, case, name, "lost", "requests", result.count(Outcome.LOST))
+    _record(bench, case, name, "refused", "requests", since.count(Outcome.REFUSED))
+    _record(bench, case, name, "answered", "requests", since.count(Outcome.ANSWERED))
+    for status, number in sorted(since.statuses.items()):
+        if status != 503 and not 200 <= status < 300:
+            bench.recorder.note(Point(case, name, "answered", "requests"), f"status {status}: {number}")
+    if result.clients > 1:
+        _record(bench, case, name, "lost on kept connections", "requests", result.count(Outcome.LOST, Mode.KEEP_ALIVE))
+        _record(bench, case, name, "lost on new connections", "requests", result.count(Outcome.LOST, Mode.NEW))
+
+
+def _record(bench: Bench, case: str, name: str, metric: str, unit: Unit, sample: float) -> None:
+    bench.recorder.add(Point(case, name, metric, unit), sample)
+
+
+def ask(address: tuple[str, int], target: str, timeout: float = END_TIMEOUT) -> bytes:
+    """One request on a connection of its own; the body of the answer. TimeoutError when it does not come."""
+    connection = http.client.HTTPConnection(*address, timeout=timeout)
     try:
-        connection.request("GET", "/", headers={"Connection": "close"})
-        connection.getresponse().read()
+        connection.request("GET", target, headers={"Connection": "close"})
+        return connection.getresponse().read()
     finally:
         connection.close()
-
-
-def _print(console: Console, samples: list[Sample], runs: int, clients: int) -> None:
-    table = Table(
-        title=f"SIGTERM, {clients} busy clients asking GET /: median (least-greatest) of {runs} runs",
-        title_justify="left",
-    )
-    table.add_column("Server")
-    titles = ("Lost", "Refused 503", "Last answer → end, ms", "Idle signal → end, ms", "Exit", "Sessions at end")
-    for title in titles:
-        table.add_column(title, justify="right")
-    for system in SYSTEMS:
-        mine = [sample for sample in samples if sample.system == system.name]
-
-        def cell(value: Callable[[Sample], float], form: str = "{:.0f}", mine: list[Sample] = mine) -> str:
-            return Summary.of([value(sample) for sample in mine]).text(form)
-
-        table.add_row(
-            system.name,
-            cell(lambda s: s.lost),
-            cell(lambda s: s.refused),
-            cell(lambda s: s.answer_to_end, "{:.1f}"),
-            cell(lambda s: s.idle_signal_to_end, "{:.1f}"),
-            ", ".join(sorted({str(sample.busy_exit) for sample in mine})),
-            cell(lambda s: s.sessions_left),
-        )
-    console.print(table)

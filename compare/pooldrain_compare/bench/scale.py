@@ -1,0 +1,128 @@
+"""How does it grow? Drain and dispose by pool size, leak scan and status page by checkouts, cancel by hung queries."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from pooldrain import status
+from pooldrain.policy import LeakPolicy
+from pooldrain.service import Service
+from pooldrain.stacks import StackWalker
+from pooldrain.tracker import TrackedPool
+from pooldrain_compare.bench import scale_asyncio, scale_threads
+from pooldrain_compare.bench.contenders import pool_infos
+from pooldrain_compare.bench.recorder import Bench, Point, rounds
+from pooldrain_compare.bench.results import Results
+from pooldrain_compare.bench.shells import NEVER_OPENED, async_runner, sync_runner
+from pooldrain_compare.bench.timing import time_calls
+
+QUESTION = "How do drain, dispose, leak scan and cancel grow with size?"
+STOP, BOOKS, CANCEL = "drain and dispose", "many checkouts", "hung queries"
+PAGE = "/pool-status?detail=1"
+POOL_SIZE, CHECKOUTS, QUERIES = "pool size", "checkouts", "queries"
+NEVER = 86_400.0  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much is measured."""
+
+    runs: int
+    pool_sizes: tuple[int, ...]
+    checkouts: tuple[int, ...]
+    queries: tuple[int, ...]
+
+
+FULL = Size(runs=5, pool_sizes=(10, 50, 100, 200, 400), checkouts=(10, 100, 1_000, 10_000), queries=(1, 10, 100))
+QUICK = Size(runs=1, pool_sizes=(10, 30), checkouts=(10, 1_000), queries=(1, 10))
+
+
+def measure(bench: Bench, *, runs: int | None) -> Results:
+    """Measure everything."""
+    size = QUICK if bench.quick else FULL
+    size = replace(size, runs=runs or size.runs)
+    bench.require_connections(max(*size.pool_sizes, 2 * max(size.queries)))  # a cancellation is a connection, too
+
+    def stage(start: float, share: float) -> Callable[[str, float], None]:
+        return lambda doing, done: bench.progress(doing, start + done * share)
+
+    _measure_stops(bench, size.runs, size.pool_sizes, stage(0.0, 0.7))
+    _measure_books(bench, size.runs, size.checkouts, stage(0.7, 0.1))
+    _measure_cancels(bench, size.runs, size.queries, stage(0.8, 0.2))
+    bench.progress("done", 1.0)
+    return bench.results("scale", QUESTION, size, pool_infos())
+
+
+def _measure_stops(bench: Bench, runs: int, sizes: Sequence[int], progress: Callable[[str, float], None]) -> None:
+    """Ours: every connection is in use, then all come back. The others': every connection is idle."""
+    threads = scale_threads.disposals(bench.url)
+    loops = scale_asyncio.disposals(bench.url)
+    names = ["pooldrain-threads", *threads, "pooldrain-asyncio", *loops]
+    steps = [(number, name) for number in sizes for name in names]
+    for done, (_, (number, name)) in enumerate(rounds(steps, runs)):
+        progress(f"pool size: {number}, {name}", done / runs / len(steps))
+        if name in threads or name in loops:
+            took = threads[name](number) if name in threads else asyncio.run(loops[name](number))
+        else:
+            threaded = name == "pooldrain-threads"
+            stopped = (
+                scale_threads.stop(bench.url, number)
+                if threaded
+                else asyncio.run(scale_asyncio.stop(bench.url, number))
+            )
+            took = stopped.dispose
+            bench.recorder.add(Point(STOP, name, "drain", "ms", number, POOL_SIZE), stopped.drain * 1000)
+        bench.recorder.add(Point(STOP, name, "dispose", "ms", number, POOL_SIZE), took * 1000)
+
+
+def _measure_cancels(bench: Bench, runs: int, queries: Sequence[int], progress: Callable[[str, float], None]) -> None:
+    """From the drain's end to the last hung request's."""
+    steps = [(number, name) for number in queries for name in ("pooldrain-threads", "pooldrain-asyncio")]
+    for done, (_, (number, name)) in enumerate(rounds(steps, runs)):
+        progress(f"cancel: {number}, {name}", done / runs / len(steps))
+        if name == "pooldrain-threads":
+            took = scale_threads.cancel(bench.url, number, bench.witness)
+        else:
+            took = asyncio.run(scale_asyncio.cancel(bench.url, number, bench.witness))
+        bench.recorder.add(Point(CANCEL, name, "cancel", "ms", number, QUERIES), took * 1000)
+
+
+def _measure_books(bench: Bench, runs: int, checkouts: Sequence[int], progress: Callable[[str, float], None]) -> None:
+    """The scan for overdue checkouts and the page that shows all of them, with synthetic checkouts in the ledger."""
+    steps = [(number, name) for number in checkouts for name in ("pooldrain-threads", "pooldrain-asyncio")]
+    for done, (_, (number, name)) in enumerate(rounds(steps, runs)):
+        progress(f"checkouts: {number}, {name}", done / runs / len(steps))
+        runner: Service
+        pool: TrackedPool
+        leaks = LeakPolicy(leak_age=NEVER)
+        if name == "pooldrain-threads":
+            threaded = sync_runner(NEVER_OPENED, leaks=leaks)
+            runner, pool = threaded, threaded.pool
+        else:
+            looped = async_runner(NEVER_OPENED, leaks=leaks)
+            runner, pool = looped, looped.pool
+        _fill(pool, number)
+        _add_time(bench, Point(BOOKS, name, "leak scan", "ms", number, CHECKOUTS), pool.report_overdue)
+        _add_time(bench, Point(BOOKS, name, PAGE, "ms", number, CHECKOUTS), partial(_page, runner, pool))
+
+
+def _fill(pool: TrackedPool, checkouts: int) -> None:
+    stack = StackWalker(()).capture(sys._getframe())
+    for _ in range(checkouts):
+        pool.ledger.check_out(object(), time.monotonic(), stack, None, None)
+
+
+def _add_time(bench: Bench, point: Point, work: Callable[[], object]) -> None:
+    bench.recorder.add(point, time_calls(lambda loops: work(), 1) / 1000)
+
+
+def _page(runner: Service, pool: TrackedPool) -> status.Answer:
+    page = status.pool_status_page(
+        pool.status, connection_leak=True, accepting=runner.gate.accepting, active=runner.unanswered()
+    )
+    return status.answer(page | status.pool_status_detail(pool.holdings(), pool.ledger.counts, runner.phase))
