@@ -17,7 +17,7 @@ export PYRIGHT_PYTHON_GLOBAL_NODE := 0
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo parity parity-fuzz test lint types pytest format lock clean distclean
+.PHONY: help setup demo parity parity-fuzz chaos bench report test lint types browser pytest format lock clean distclean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -33,6 +33,16 @@ parity: setup  ## play every scenario on every server, and compare them
 parity-fuzz: setup  ## draw scenarios for both shells, and compare them: TRIALS=2000 SEED=1
 	@$(BIN)/python -m pooldrain_compare.fuzz $(if $(TRIALS),--trials $(TRIALS)) $(if $(SEED),--seed $(SEED))
 
+chaos: setup  ## hurt services at random, and check what has to hold: TRIALS=500 SEED=1
+	@$(BIN)/python -m pooldrain_compare.chaos $(if $(TRIALS),--trials $(TRIALS)) $(if $(SEED),--seed $(SEED))
+
+bench: setup  ## measure everything and write the reports; nothing else should run meanwhile
+	@$(BIN)/pooldrain-compare bench
+	@$(BIN)/pooldrain-compare report
+
+report: setup  ## write compare/reports anew from what was measured
+	@$(BIN)/pooldrain-compare report
+
 test: lint types pytest  ## lint, types and tests: what CI runs
 
 lint: setup  ## ruff: rules and formatting
@@ -43,8 +53,21 @@ types: setup  ## mypy and pyright, both strict
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-# After the other two, also with make -j: its closing line is the last one.
-pytest: setup | lint types
+# The reports' page is looked at in a real browser, which is no Python package.
+browser:
+	@{ command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null \
+		&& command -v chromedriver >/dev/null || { \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "Installing Chromium, to look at the reports' page (once)"; \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+				apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null; \
+		else \
+			echo "make: the tests want Chromium; as root:" \
+				"apt-get install --no-install-recommends chromium chromium-driver (Debian, Ubuntu)" >&2; \
+		fi; }
+
+# After the others, also with make -j: its closing line is the last one.
+pytest: setup browser | lint types
 	$(BIN)/pytest $(PYTEST_ARGS)
 
 format: setup  ## mend what ruff can mend
