@@ -62,7 +62,7 @@ BASELINES = {
     for baseline in (
         Baseline(
             "plain-gunicorn",
-            "gunicorn",
+            "plain gunicorn",
             "sync",
             # without its control socket, which it would put into the home directory
             "gunicorn --bind 127.0.0.1:{port} --worker-class gthread --threads {threads} --no-control-socket "
@@ -72,7 +72,7 @@ BASELINES = {
         ),
         Baseline(
             "plain-waitress",
-            "waitress",
+            "plain waitress",
             "sync",
             # by default it serves 100 connections, and whoever comes later waits for one of them to close
             "waitress --listen 127.0.0.1:{port} --threads {threads} --connection-limit 1000 "
@@ -90,7 +90,7 @@ BASELINES = {
         ),
         Baseline(
             "plain-uvicorn",
-            "uvicorn",
+            "plain uvicorn",
             "async",
             f"uvicorn --port {{port}} --no-access-log {_APPS}.fastapi_lifespan:app",
             "--timeout-graceful-shutdown {seconds}",
@@ -123,7 +123,7 @@ BASELINES = {
         ),
         Baseline(
             "poll-flag",
-            "flag, poll, dispose on uvicorn",
+            "flag and poll on uvicorn",
             "async",
             f"uvicorn --port {{port}} --no-access-log {_APPS}.fastapi_poll_flag:app",
             "DRAIN_TIMEOUT={seconds} --timeout-graceful-shutdown {seconds}",
