@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -102,17 +102,13 @@ class PoolManager(TrackedPool):
     async def open(self) -> None:
         """Connect, ask `SELECT 1`, fill the pool to `min_idle`. Raises StartupError, with the password masked."""
         started = self._clock()
-        connections = []
         try:
-            connections.append(await self.engine.connect())
-            await connections[0].execute(text("SELECT 1"))
-            while len(connections) < self.policy.prewarm:
-                connections.append(await self.engine.connect())
+            async with AsyncExitStack() as connections:
+                await (await connections.enter_async_context(self.engine.connect())).execute(text("SELECT 1"))
+                for _ in range(self.policy.prewarm - 1):
+                    await connections.enter_async_context(self.engine.connect())
         except (SQLAlchemyError, OSError) as error:
             raise StartupError(startup_problem(self.url, error)) from error
-        finally:
-            for connection in connections:
-                await connection.close()
         if self.policy.prewarm == 0 and (record := self.pool.take_idle()) is not None:
             await greenlet_spawn(self.pool.discard, record)  # the connection of the test
         self.opened(self.url.masked, started)

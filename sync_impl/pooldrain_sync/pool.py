@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any
 
@@ -87,17 +87,13 @@ class PoolManager(TrackedPool):
     def open(self) -> None:
         """Connect, ask `SELECT 1`, fill the pool to `min_idle`. Raises StartupError, with the password masked."""
         started = self._clock()
-        connections = []
         try:
-            connections.append(self.engine.connect())
-            connections[0].execute(text("SELECT 1"))
-            while len(connections) < self.policy.prewarm:
-                connections.append(self.engine.connect())
+            with ExitStack() as connections:
+                connections.enter_context(self.engine.connect()).execute(text("SELECT 1"))
+                for _ in range(self.policy.prewarm - 1):
+                    connections.enter_context(self.engine.connect())
         except (SQLAlchemyError, OSError) as error:
             raise StartupError(startup_problem(self.url, error)) from error
-        finally:
-            for connection in connections:
-                connection.close()
         if self.policy.prewarm == 0 and (record := self.pool.take_idle()) is not None:
             self.pool.discard(record)  # the connection of the test
         self.opened(self.url.masked, started)

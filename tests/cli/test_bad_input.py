@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pathlib import Path
 
 import pytest
 from sqlalchemy.engine import make_url
@@ -190,6 +191,36 @@ def test_a_database_that_does_not_answer_is_given_up_after_the_connect_timeout(p
         url = f"postgresql://user:{SECRET}@127.0.0.1:{silent.getsockname()[1]}/name"
         refusals = every_way("--bind", "127.0.0.1:0", "--connect-timeout", "2", url=url, within=2 + 5)
     expect_not_started(refusals, postgres, "cannot connect to postgresql://user:***@127.0.0.1:", "timeout")
+
+
+# When the pool opens its third connection, the server ends that and the first two.
+GOES_AWAY = """
+from sqlalchemy import event
+
+opened = []
+
+def opening(connection, record):
+    opened.append(connection)
+    if len(opened) == 3:
+        cursor = connection.cursor()
+        cursor.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE pid <> pg_backend_pid() "
+            "AND application_name = current_setting('application_name')"
+        )
+        cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+def create_app(runner):
+    event.listen(runner.pool.sync_engine, "connect", opening)
+"""
+
+
+def test_a_database_that_goes_away_in_the_middle_of_the_start_is_told(
+    postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "goes_away.py").write_text(GOES_AWAY, "utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    refusals = every_way("--bind", "127.0.0.1:0", "--app", "goes_away:create_app", url=postgres.url)
+    expect_not_started(refusals, postgres, "cannot connect to ", "terminating connection due to administrator command")
 
 
 def test_a_database_that_does_not_exist_is_told(postgres: Postgres) -> None:
