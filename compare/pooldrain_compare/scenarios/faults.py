@@ -159,7 +159,14 @@ FAULTS: tuple[Scenario, ...] = (
         shows=f"the database answers {LATENCY:g} s late: what is in flight is waited for",
         workers=_ONE,
         policy=("--no-pre-ping",),
-        steps=(Ask("a", "/query"), Fault("slow"), Start("b", "/query"), Admitted(("b",)), SIGTERM, Answered(("b",))),
+        steps=(
+            Ask("a", "/query"),
+            Fault("slow"),
+            Start("b", "/query"),
+            Event("checkout", request="b"),
+            SIGTERM,
+            Answered(("b",)),
+        ),
         expect=Expect(answers={"a": 200, "b": 200}, after_last_act=Band(2 * LATENCY - 0.1, 3 * LATENCY + 1.5)),
     ),
     Scenario(
