@@ -104,9 +104,10 @@ class PoolManager(TrackedPool):
         started = self._clock()
         try:
             async with AsyncExitStack() as connections:
-                await (await connections.enter_async_context(self.engine.connect())).execute(text("SELECT 1"))
-                for _ in range(self.policy.prewarm - 1):
-                    await connections.enter_async_context(self.engine.connect())
+                for number in range(max(self.policy.prewarm, 1)):
+                    connection = await connections.enter_async_context(self.engine.connect())
+                    if number == 0:
+                        await connection.execute(text("SELECT 1"))
         except (SQLAlchemyError, OSError) as error:
             raise StartupError(startup_problem(self.url, error)) from error
         if self.policy.prewarm == 0 and (record := self.pool.take_idle()) is not None:

@@ -89,9 +89,10 @@ class PoolManager(TrackedPool):
         started = self._clock()
         try:
             with ExitStack() as connections:
-                connections.enter_context(self.engine.connect()).execute(text("SELECT 1"))
-                for _ in range(self.policy.prewarm - 1):
-                    connections.enter_context(self.engine.connect())
+                for number in range(max(self.policy.prewarm, 1)):
+                    connection = connections.enter_context(self.engine.connect())
+                    if number == 0:
+                        connection.execute(text("SELECT 1"))
         except (SQLAlchemyError, OSError) as error:
             raise StartupError(startup_problem(self.url, error)) from error
         if self.policy.prewarm == 0 and (record := self.pool.take_idle()) is not None:

@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pathlib import Path
 
 import pytest
 from sqlalchemy.engine import make_url
