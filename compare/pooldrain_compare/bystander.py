@@ -104,7 +104,8 @@ class PostgresBystander:
         self._holder = self._connect()
         self._watcher = self._connect()
         self._asker.execute("DROP TABLE IF EXISTS orders")
-        self._sessions: list[tuple[float, int]] = []  # how many there were and since when, each change once
+        self._most_sessions = 0  # at one time
+        self._begun: set[tuple[int, float]] = set()  # each session: its process, and its start by the clock
         self._watching = True
         self._thread = threading.Thread(target=self._watch, name="sessions", daemon=True)
         self._thread.start()
@@ -162,15 +163,15 @@ class PostgresBystander:
         self.close()
         return {
             "sessions left": left,
-            "greatest number of sessions": max((count for _, count in self._sessions), default=0),
-            "sessions opened while disposing": 0 if disposing_at is None else self._risen(disposing_at),
+            "greatest number of sessions": self._most_sessions,
+            "sessions opened while disposing": 0 if disposing_at is None else self._begun_after(disposing_at),
             "orders": rows,
         }
 
-    def _risen(self, since: float) -> int:
-        """By how much the number of sessions rose after this instant (monotonic), all rises together."""
-        changes = zip(self._sessions, self._sessions[1:], strict=False)
-        return sum(max(0, count - before) for (_, before), (at, count) in changes if at > since)
+    def _begun_after(self, instant: float) -> int:
+        """How many sessions began after this instant (monotonic): the server runs on this machine: one clock."""
+        by_the_clock = instant - time.monotonic() + time.time()
+        return sum(start > by_the_clock for _, start in self._begun)
 
     def _connect(self) -> _Session:
         return self._stack.enter_context(contextlib.closing(_Session(self._own_url)))
@@ -192,11 +193,11 @@ class PostgresBystander:
 
     def _watch(self) -> None:
         while self._watching:
-            at = time.monotonic()
-            row = self._watcher.execute(f"SELECT count(*) FROM pg_stat_activity WHERE {_OURS}").fetchone()  # noqa: S608 - fixed
-            assert row is not None, "count(*) has a row"
-            if not self._sessions or self._sessions[-1][1] != row[0]:
-                self._sessions.append((at, int(row[0])))
+            sessions = self._watcher.execute(
+                f"SELECT pid, extract(epoch FROM backend_start)::float8 FROM pg_stat_activity WHERE {_OURS}"  # noqa: S608 - fixed
+            ).fetchall()
+            self._most_sessions = max(self._most_sessions, len(sessions))
+            self._begun.update(sessions)
             time.sleep(_PAUSE)
 
 

@@ -10,6 +10,7 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
+import psycopg
 from sqlalchemy import event
 
 from pooldrain import shutdown
@@ -64,6 +65,20 @@ def sync_skipping_a_phase(runner: Runner) -> Any:
             enter(phase)
 
     vars(runner)["enter"] = entering
+    return scenario_app_sync.create_app(runner)
+
+
+def sync_connecting_while_disposing(runner: Runner) -> Any:
+    """A connection that no pool knows of is opened, held for a moment, and closed."""
+    dispose = runner._dispose
+
+    def disposing(deadline: float) -> Done:
+        url = runner.pool.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        with psycopg.connect(url, application_name="pooldrain:late") as connection:
+            connection.execute("SELECT pg_sleep(0.3)")
+        return dispose(deadline)
+
+    vars(runner)["_dispose"] = disposing
     return scenario_app_sync.create_app(runner)
 
 

@@ -281,6 +281,7 @@ def sabotaged(on: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
         (LEAKS, "sync_with_header", "answer to slow"),
         (COMMITS, "sync_losing_rows", "database: orders"),
         (LEAKS, "sync_skipping_a_phase", "transcript of worker 1"),
+        (LEAKS, "sync_connecting_while_disposing", "database: sessions opened while disposing"),
     ],
 )
 def test_a_sabotaged_process_is_caught(

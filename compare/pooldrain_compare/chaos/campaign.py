@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
@@ -65,6 +66,9 @@ def run_campaign(
     seed: int, numbers: Sequence[int], told: Told, *, directory: Path, jobs: int = 1, keep: bool = False
 ) -> Campaign:
     """Run these trials. Artefacts of those that break an invariant stay in `directory`; with `keep`, of all."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell's background job: its services would inherit that, and miss a SIGINT that comes before their handlers.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     campaign = Campaign(seed)
     with PrivateServers() as servers, ThreadPoolExecutor(jobs) as pool:
         waiting: Iterator[int] = iter(numbers)
