@@ -20,7 +20,9 @@ import json
 import logging
 import os
 import queue
+import select
 import signal
+import socket
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -71,6 +73,11 @@ class Master(Arbiter):
 
     def init_signals(self) -> None:
         """Queue signals, those included that came before."""
+        # Python's own handlers run between two instructions, and would wait for the end of a wait that had just begun.
+        self._signalled, told = socket.socketpair()
+        for end in (self._signalled, told):
+            end.setblocking(False)
+        signal.set_wakeup_fd(told.detach(), warn_on_full_buffer=False)
         super().init_signals()
         for name in self.app.ground.watch.received:
             self.SIG_QUEUE.put_nowait(signal.Signals[name])
@@ -141,8 +148,12 @@ class Master(Arbiter):
 
     def _signals_within(self, seconds: float) -> Iterator[int]:
         """Every signal in the queue, after waiting for the first one at most so long."""
+        if self.SIG_QUEUE.empty():
+            select.select([self._signalled], [], [], max(0.0, seconds))
+        with contextlib.suppress(BlockingIOError):
+            while self._signalled.recv(64):
+                pass
         with contextlib.suppress(queue.Empty):
-            yield self.SIG_QUEUE.get(timeout=seconds)
             while True:
                 yield self.SIG_QUEUE.get_nowait()
 
