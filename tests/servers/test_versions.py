@@ -43,12 +43,14 @@ OVERRIDDEN = {
     "pooldrain_async.servers.gunicorn:WorkerServer": ("_signalled", "_shut_down", "_accept_all"),
     "pooldrain_sync.servers.waitress:DrainParser": ("received",),
     "pooldrain_sync.servers.waitress:DrainErrorTask": ("execute",),
-    "pooldrain_sync.servers.waitress:DrainTask": ("get_environment", "set_close_on_finish", "build_response_header"),
+    "pooldrain_sync.servers.waitress:DrainTask": (
+        *("execute", "get_environment", "set_close_on_finish", "build_response_header"),
+    ),
     "pooldrain_sync.servers.waitress:DrainChannel": (
         *("service", "readable", "handle_read", "handle_close", "parser_class", "write_soon", "_flush_some"),
     ),
     "pooldrain_sync.servers.waitress:DrainServer": ("add_task",),
-    "pooldrain_async.servers.uvicorn:DrainCycle": ("run_asgi", "receive", "send_500_response"),
+    "pooldrain_async.servers.uvicorn:DrainCycle": ("receive", "send_500_response"),
     "pooldrain_async.servers.uvicorn:DrainProtocol": (
         *("connection_made", "data_received", "connection_lost", "resume_writing"),
         *("_start_asgi_task", "send_400_response"),
@@ -69,7 +71,7 @@ USED = {
     "gunicorn.workers.gthread:TConn": ("set_timeout", "close"),
     "gunicorn.workers.gthread:PollableMethodQueue": ("defer", "run_callbacks", "fileno"),
     "gunicorn.http.wsgi:Response": ("force_close",),
-    "gunicorn.arbiter:Arbiter": ("run", "kill_workers", "kill_worker", "wait_for_signals"),
+    "gunicorn.arbiter:Arbiter": ("run", "kill_workers", "kill_worker", "wait_for_signals", "signal"),
     "waitress.server:TcpWSGIServer": ("accept_connections", "pull_trigger", "set_socket_options", "accept"),
     "waitress.task:WSGITask": ("set_close_on_finish",),
     "waitress.task:ThreadedTaskDispatcher": ("set_thread_count", "add_task"),
@@ -78,6 +80,7 @@ USED = {
     "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol": (
         *("timeout_keep_alive_handler", "_unset_keepalive_if_required"),
     ),
+    "uvicorn.protocols.http.httptools_impl:RequestResponseCycle": ("run_asgi",),
     "sqlalchemy.pool.base:_ConnectionFairy": ("cursor", "dbapi_connection"),
     "sqlalchemy.pool.base:_ConnectionRecord": ("fairy_ref",),
     "sqlalchemy.pool:QueuePool": ("_dec_overflow", "_inc_overflow", "checkedout", "overflow", "size"),
