@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +27,12 @@ class PutInFlight(Protocol):
 
 
 _measured = pytest.StashKey[list[str]]()
+
+
+def pytest_configure() -> None:
+    """Hear SIGINT, also as a shell's background job: processes under test would inherit that it is ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
