@@ -63,11 +63,12 @@ class SignalWatch:
         """The handler."""
         if number == signal.SIGHUP:
             return
+        name = signal.Signals(number).name
+        # Nothing is called from here to the append: Python could run the handler of a second signal in between.
         if self._managed and self.received and number != signal.SIGQUIT:
             if self.look_again is not None:
                 self.look_again()
             return
-        name = signal.Signals(number).name
         self.received.append(name)
         if len(self.received) >= 3:
             os._exit(128 + number)
