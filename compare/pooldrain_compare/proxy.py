@@ -25,6 +25,7 @@ _HOST = "127.0.0.1"
 _CHUNK = 65536
 _CALL_TIMEOUT = 10.0  # seconds for the loop to do what it is told; it never waits for a peer
 _IDLE = b"Z\x00\x00\x00\x05I"  # PostgreSQL's ReadyForQuery, outside a transaction
+_TURNS = 10  # of the loop, in which it reads what the kernel has by now: a chunk, its end, and who waits for them
 _ABORT = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends a reset
 
 
@@ -117,6 +118,8 @@ class Proxy:
     async def _restore(self) -> None:
         self._latency = 0.0
         if not self._flowing.is_set():
+            for _ in range(_TURNS):
+                await asyncio.sleep(0)  # who has left by now is seen to have left
             for link in [link for link in self._links if link.left]:
                 link.abort()
             self._flowing.set()
