@@ -1,4 +1,7 @@
-"""Applications that say what their requests left: `/garbage` answers how many objects only the collector frees."""
+"""Applications that say what their requests left.
+
+`/garbage` answers how many objects only the collector frees, `/requests` how many requests are still in memory.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 import pooldrain_async.runner
 import pooldrain_sync.runner
+from pooldrain.gate import InFlightRequest
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -17,7 +21,14 @@ if TYPE_CHECKING:
 
 def answer(path: str) -> bytes:
     """The answer to a request for `path`."""
-    return str(gc.collect() if path == "/garbage" else 0).encode()
+    match path:
+        case "/garbage":
+            number = gc.collect()
+        case "/requests":
+            number = sum(isinstance(each, InFlightRequest) for each in gc.get_objects())
+        case _:
+            number = 0
+    return str(number).encode()
 
 
 def create_sync(runner: pooldrain_sync.runner.Runner) -> WSGIApplication:

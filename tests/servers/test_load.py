@@ -19,6 +19,7 @@ from tests.servers import garbage_app
 CLIENTS = 40  # 20 keep connections alive, 20 open one for each request
 ANSWERS = 1000  # before the signal: a second or two of load
 LEAKS = 3
+KEPT = 20
 REQUESTS = 100
 LONGEST_WORK = 0.3  # seconds, of the workload's slowest request
 
@@ -100,16 +101,26 @@ def test_nothing_is_lost_at_sigterm_under_load(
     assert ended.at - signalled < LONGEST_WORK + 5.0  # so it was no timeout that ended it
 
 
-@pytest.mark.parametrize("backend", SERVERS, ids=lambda backend: backend.name)
-def test_requests_leave_nothing_to_the_garbage_collector(
-    services: Launcher, backend: Backend, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(params=SERVERS, ids=lambda backend: backend.name)
+def frugal(request: pytest.FixtureRequest, services: Launcher, monkeypatch: pytest.MonkeyPatch) -> Service:
+    """A service that can say what its requests left behind."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    backend: Backend = request.param
     colour = "sync" if backend.module == "pooldrain_sync" else "async"
-    service = services.start(backend, "--app", f"{garbage_app.__name__}:create_{colour}")
-    connection = service.connect()
+    return services.start(backend, "--app", f"{garbage_app.__name__}:create_{colour}")
+
+
+def test_requests_leave_nothing_to_the_garbage_collector(frugal: Service) -> None:
+    connection = frugal.connect()
     for path in ("/", "/livez"):  # one that is counted and one that is not
         connection.get("/garbage")
         for _ in range(REQUESTS):
             assert connection.get(path).status == 200
         assert int(connection.get("/garbage").body) < REQUESTS, "not even one object a request"
+
+
+def test_a_kept_connection_does_not_keep_its_last_request_in_memory(frugal: Service) -> None:
+    connections = [frugal.connect() for _ in range(KEPT)]
+    for connection in connections:
+        assert connection.get("/").status == 200
+    assert int(frugal.connect().get("/requests").body) < KEPT, "this one, and at most those that end just now"

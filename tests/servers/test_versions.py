@@ -47,13 +47,13 @@ OVERRIDDEN = {
         *("execute", "get_environment", "set_close_on_finish", "build_response_header"),
     ),
     "pooldrain_sync.servers.waitress:DrainChannel": (
-        *("service", "readable", "handle_read", "handle_close", "parser_class", "write_soon", "_flush_some"),
+        *("service", "handle_read", "handle_close", "parser_class", "write_soon", "_flush_some"),
     ),
     "pooldrain_sync.servers.waitress:DrainServer": ("add_task",),
     "pooldrain_async.servers.uvicorn:DrainCycle": ("receive", "send_500_response"),
     "pooldrain_async.servers.uvicorn:DrainProtocol": (
         *("connection_made", "data_received", "connection_lost", "resume_writing"),
-        *("_start_asgi_task", "send_400_response"),
+        *("_start_asgi_task", "on_headers_complete", "on_response_complete", "send_400_response"),
     ),
     "pooldrain_async.servers.uvicorn:UvicornServer": ("capture_signals",),
     "pooldrain.pool:ClosablePool": ("dispose", "recreate", "_do_get", "_do_return_conn"),
@@ -76,6 +76,7 @@ USED = {
     "waitress.task:WSGITask": ("set_close_on_finish",),
     "waitress.task:ThreadedTaskDispatcher": ("set_thread_count", "add_task"),
     "waitress.wasyncore": ("poll2",),
+    "waitress.channel:HTTPChannel": ("readable",),
     "uvicorn.server:Server": ("startup", "on_tick"),
     "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol": (
         *("timeout_keep_alive_handler", "_unset_keepalive_if_required"),

@@ -16,7 +16,9 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
+from contextvars import copy_context
 from dataclasses import replace
+from types import FunctionType
 from typing import Any
 
 import uvicorn
@@ -155,17 +157,26 @@ class DrainCycle(RequestResponseCycle):
             self.task.cancel()
 
 
+def _with_globals(function: Any, **names: object) -> Any:
+    """`function`, with other values for these names of its module."""
+    return FunctionType(function.__code__, {**function.__globals__, **names}, function.__name__)
+
+
 class DrainProtocol(HttpToolsProtocol):
     """A connection that knows what it owes, and lingers before it closes."""
 
     server_state: DrainState
     transport: LingeringTransport  # type: ignore[assignment]  # looks like a Transport to uvicorn
 
+    # uvicorn names the class of its cycles here only; to change a cycle's class afterwards costs twice as much.
+    on_headers_complete = _with_globals(HttpToolsProtocol.on_headers_complete, RequestResponseCycle=DrainCycle)
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.server_state.connecting += 1
         self._first_bytes_until = time.monotonic() + FIRST_BYTES
         self._serving: DrainCycle | None = None
+        self._context = copy_context()
         self.unsent: list[tuple[DrainCycle, Callable[[], None]]] = []  # responses that are buffered
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
@@ -175,7 +186,6 @@ class DrainProtocol(HttpToolsProtocol):
         super().connection_made(LingeringTransport(transport, self.loop))  # type: ignore[arg-type]  # see above
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        cycle.__class__ = DrainCycle
         assert isinstance(cycle, DrainCycle)
         cycle.connection = self
         scope: dict[str, Any] = cycle.scope  # type: ignore[assignment]  # with a key of our own
@@ -185,6 +195,11 @@ class DrainProtocol(HttpToolsProtocol):
         cycle.task = task = self.loop.create_task(cycle.run_asgi(app))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
+
+    def on_response_complete(self) -> None:
+        """The response has been handed over."""
+        # Not in the request's context: the timer of the kept connection would keep the request alive for as long.
+        self._context.run(super().on_response_complete)
 
     def resume_writing(self) -> None:
         """The client has taken everything, as far as the kernel lets us know."""
