@@ -113,7 +113,9 @@ class PoolTracker:
         engine.pool.track(self)
         event.listen(engine.pool, "connect", self._connected)
         event.listen(engine.pool, "detach", self._detached)
-        event.listen(engine, "before_cursor_execute", self._executing)
+        # Not before_cursor_execute: one listener to an engine's own events slows down every step of a connection.
+        for name in ("do_execute", "do_executemany", "do_execute_no_params"):
+            event.listen(engine, name, self._executing, insert=True)
 
     def describe(self, checkout: Checkout, now: float) -> Holding:
         """`checkout` in words, asking the driver whether it is in a transaction."""
@@ -219,11 +221,9 @@ class PoolTracker:
         # Its transaction cannot be told any more: the threads' pool has rolled back, asyncio's has let go of it.
         self._events.emit(LeakFound(leak.rule.value, describe(checkout, now)))
 
-    def _executing(
-        self, connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool
-    ) -> None:
-        proxy = connection.connection
-        record = getattr(proxy, "_connection_record", None)
+    def _executing(self, _cursor: Any, statement: str, *parameters_and_context: Any) -> None:
+        connection: Connection = parameters_and_context[-1].root_connection
+        record = getattr(connection.connection, "_connection_record", None)
         checkout = self.ledger.outstanding.get(record)
         if checkout is not None:
             checkout.statement = statement[:STATEMENT_KEPT]
