@@ -302,10 +302,6 @@ class DrainChannel(HTTPChannel):
         if admitted is not None and admitted.client is None and not admitted.ended:
             self.server.runner.finish(admitted)
 
-    def readable(self) -> bool:
-        """Whether to wait for bytes."""
-        return self.lingers_until is not None or super().readable()
-
     def handle_read(self) -> None:
         """Bytes have come; a lingering channel only throws them away."""
         self._first_bytes_until = 0.0
@@ -325,10 +321,17 @@ class DrainChannel(HTTPChannel):
             else:
                 self.will_close = False
                 self.lingers_until = time.monotonic() + LINGER_LIMIT
+                self.server.lingering.add(self)
+                vars(self)["readable"] = _always  # the loop asks every channel before every wait
                 return
         super().handle_close()
+        self.server.lingering.discard(self)
         self._tell_sent()
         self._finish_unserved(self.request)
+
+
+def _always() -> bool:
+    return True
 
 
 class DrainServer(TcpWSGIServer):
@@ -352,6 +355,7 @@ class DrainServer(TcpWSGIServer):
             ident="pooldrain",
         )
         self.map: dict[int, Any] = {}  # waitress's name for everything that its loop polls
+        self.lingering: set[DrainChannel] = set()
         sockinfo = (listener.family, listener.type, listener.proto, listener.getsockname())
         super().__init__(
             app, self.map, False, listener, dispatcher=dispatcher, adj=adjustments, sockinfo=sockinfo, bind_socket=False
@@ -468,7 +472,7 @@ class WaitressServer:
 
     def _patience(self) -> float:
         """How long to wait for events, in seconds."""
-        instants = [channel.lingers_until for channel in self._waitress.channels if channel.lingers_until is not None]
+        instants = [channel.lingers_until for channel in self._waitress.lingering if channel.lingers_until is not None]
         if self._stop is not None:
             instants.append(self._stop.deadline)
         return min(1.0, max(0.001, min(instants) - time.monotonic())) if instants else 1.0
@@ -479,7 +483,7 @@ class WaitressServer:
                 self._shutdown = threading.Thread(target=self._shut_down, name="pooldrain-shutdown")
                 self._shutdown.start()
         now = time.monotonic()
-        for channel in self._waitress.channels:
+        for channel in list(self._waitress.lingering):
             if channel.lingers_until is not None and now >= channel.lingers_until:
                 channel.handle_close()
         if self._cancels:
