@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from pooldrain_compare.bench.checkouts import MEMORY as CHECKOUT_MEMORY
 from pooldrain_compare.bench.checkouts import POOL_ONLY, QUERY
-from pooldrain_compare.bench.gates import SERVED
+from pooldrain_compare.bench.gates import QUERIED, SERVED
 from pooldrain_compare.bench.throughput import MEMORY as SERVER_MEMORY
 from pooldrain_compare.reports.evidence import Duel, Evidence
 from pooldrain_compare.reports.figures import Figure, added, at, number, quantity, share, times
-from pooldrain_compare.reports.sentences import Sentence, listing
+from pooldrain_compare.reports.sentences import Name, Sentence, listing
 from pooldrain_compare.reports.targets import checkouts, request_shares
 
 
@@ -30,10 +30,11 @@ def cost(evidence: Evidence) -> list[Sentence]:
 
 
 def _cost_headline(evidence: Evidence) -> Sentence | None:
-    shares = [value for value, _ in request_shares(evidence)]
     parts = []
-    if shares:
-        parts.append(Sentence("at most {more} to a request", more=added(max(shares), "%")))
+    for request, name in ((QUERIED, "asks the database"), (SERVED, "does nothing")):
+        if shares := [value for value, _ in request_shares(evidence, request)]:
+            template = "at most {more} to a request that {does}"
+            parts.append(Sentence(template, more=added(max(shares), "%"), does=Name(name)))
     if duels := checkouts(evidence):
         parts.append(Sentence("at most {more} to a checkout", more=added(max(duel.added for duel in duels), "us")))
     return Sentence("While nothing is shut down it adds {parts} (medians).", parts=listing(parts)) if parts else None
@@ -42,7 +43,7 @@ def _cost_headline(evidence: Evidence) -> Sentence | None:
 def _requests(evidence: Evidence) -> Sentence | None:
     parts = []
     for duel in evidence.duels("overhead", "time per request", SERVED):
-        alone = [gate for _, gate in request_shares(evidence) if gate.theirs.system == duel.theirs.system]
+        alone = [gate for _, gate in request_shares(evidence, SERVED) if gate.theirs.system == duel.theirs.system]
         if alone and duel.paired_ratio is not None:
             parts.append(
                 Sentence(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pooldrain_compare.bench.checkouts import POOL_ONLY
-from pooldrain_compare.bench.gates import CALL, EMPTY, SERVED
+from pooldrain_compare.bench.gates import CALL, EMPTY, QUERIED, SERVED
 from pooldrain_compare.reports.evidence import Duel, Evidence
 from pooldrain_compare.reports.figures import Figure, added, quantity
 from pooldrain_compare.reports.sentences import Name, Sentence
@@ -93,11 +93,11 @@ def checkouts(evidence: Evidence, case: str = POOL_ONLY) -> list[Duel]:
     return [duel for duel in evidence.duels("overhead", "time", case) if duel.partners]
 
 
-def request_shares(evidence: Evidence) -> Iterator[tuple[float, Duel]]:
-    """What the gate adds to a request within the process, in per cent of a served one on the same server."""
+def request_shares(evidence: Evidence, request: str) -> Iterator[tuple[float, Duel]]:
+    """What the gate adds within the process, in per cent of such a `request` when the same server serves it."""
     for case in (EMPTY, CALL):
         for duel in evidence.duels("overhead", "time per request", case):
-            served = evidence.measurements("overhead", "time per request", case=SERVED, system=duel.theirs.system)
+            served = evidence.measurements("overhead", "time per request", case=request, system=duel.theirs.system)
             if served and (bare := statistics.median(served[0].samples)):
                 yield duel.added / bare * 100, duel
 
@@ -120,17 +120,41 @@ def _checkouts(evidence: Evidence) -> Iterator[tuple[float, Name]]:
         yield duel.added, evidence.situation("overhead", duel.ours)
 
 
-def _requests(evidence: Evidence) -> Iterator[tuple[float, Name]]:
-    for value, duel in request_shares(evidence):
-        yield value, evidence.situation("overhead", duel.ours)
+def _requests(request: str) -> Callable[[Evidence], Iterator[tuple[float, Name]]]:
+    def find(evidence: Evidence) -> Iterator[tuple[float, Name]]:
+        for value, duel in request_shares(evidence, request):
+            yield value, evidence.situation("overhead", duel.ours)
+
+    return find
 
 
 _LAST, _IDLE = "last answer to exit", "signal to exit"
+_TWO_PROCESSES = Sentence(
+    "with gunicorn two processes end, the worker and then its master, and the kernel takes most of the time to free "
+    "the memory of each"
+)
+_PYTHON = Sentence(
+    "what is left is Python that has to run for each request (to admit it, to know its number and its task, to see its "
+    "response to the end), and a request that does nothing takes little more than the framework's own Python"
+)
 _TARGETS = (
     Target("Requests lost at a shutdown, worst run", 0, "requests", _shutdowns(max, "lost", "busy")),
-    Target("Last answer to the end of the process", 10, "ms", _shutdowns(statistics.median, _LAST, "busy")),
-    Target("Idle: SIGTERM to the end of the process", 15, "ms", _shutdowns(statistics.median, _IDLE, "idle")),
+    Target(
+        "Last answer to the end of the process",
+        10,
+        "ms",
+        _shutdowns(statistics.median, _LAST, "busy"),
+        why=_TWO_PROCESSES,
+    ),
+    Target(
+        "Idle: SIGTERM to the end of the process",
+        15,
+        "ms",
+        _shutdowns(statistics.median, _IDLE, "idle"),
+        why=_TWO_PROCESSES,
+    ),
     Target("Sessions left on the database server, worst run", 0, "connections", _shutdowns(max, "connections left")),
     Target("Added to a checkout and its checkin", 3, "us", _checkouts, added),
-    Target("Added to a request, of what it takes when served", 2, "%", _requests, added),
+    Target("Added to a served request that asks the database", 2, "%", _requests(QUERIED), added),
+    Target("Added to a served request that does nothing", 2, "%", _requests(SERVED), added, why=_PYTHON),
 )
