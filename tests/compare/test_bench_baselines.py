@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.client
 import json
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -71,5 +73,12 @@ def test_a_recipe_is_what_a_user_would_type() -> None:
     assert recipes["plain-uvicorn"] == (
         "uvicorn --port 8000 --no-access-log fastapi_lifespan:app; engine.dispose() at the end of the lifespan"
     )
-    assert recipes["pooldrain-gunicorn"] == "pooldrain-sync --server gunicorn --threads 40 --app apps:flask_app"
+    ours = "pooldrain-sync --server gunicorn --threads 40 --app flask_service:flask_app"
+    assert recipes["pooldrain-gunicorn"] == ours
     assert not any("/" in recipe.replace("/ ", "") for recipe in recipes.values()), "no paths of this machine"
+
+
+@pytest.mark.parametrize(("module", "other"), [("flask_service", "fastapi"), ("fastapi_service", "flask")])
+def test_our_servers_load_no_framework_that_their_baseline_does_not(module: str, other: str) -> None:
+    script = f"import sys, pooldrain_compare.bench.{module}; sys.exit({other!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -1,26 +1,14 @@
-"""The baselines' apps, for our servers, and for stock servers with pooldrain's gate around them and nothing else."""
+"""The baselines' apps for stock servers, with pooldrain's gate around them and nothing else, and without."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from pooldrain_async.middleware import GateMiddleware as AsyncGate
-from pooldrain_async.runner import Runner as AsyncRunner
 from pooldrain_compare.baselines import fastapi_app as fastapi_recipe
 from pooldrain_compare.baselines import flask_app as flask_recipe
 from pooldrain_compare.bench.shells import NEVER_OPENED, async_runner, sync_runner
 from pooldrain_sync.middleware import GateMiddleware as SyncGate
-from pooldrain_sync.runner import Runner as SyncRunner
-
-
-def flask_app(runner: SyncRunner) -> Any:
-    """For `pooldrain-sync --app`."""
-    return flask_recipe.make_app(runner.pool.engine)
-
-
-def fastapi_app(runner: AsyncRunner) -> Any:
-    """For `pooldrain-async --app`."""
-    return fastapi_recipe.make_app(runner.pool.engine)
 
 
 def bare_flask() -> Any:

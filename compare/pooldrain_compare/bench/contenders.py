@@ -12,7 +12,7 @@ from pooldrain_compare.baselines import BASELINES, THREADS, Baseline
 from pooldrain_compare.bench.results import POOLS, SERVERS, Colour, SystemInfo
 from pooldrain_compare.processes import ServerProcess, free_port
 
-_APPS = "pooldrain_compare.bench.apps"
+_BENCH = "pooldrain_compare.bench"
 
 # Ours, and the same without pooldrain: what a ratio is taken of.
 PARTNERS = {
@@ -101,7 +101,7 @@ _OURS: dict[str, Contender] = {
     f"pooldrain-{name}": Ours(
         backend,
         "async" if name == "uvicorn" else "sync",
-        f"{_APPS}:{'fastapi_app' if name == 'uvicorn' else 'flask_app'}",
+        f"{_BENCH}.{'fastapi_service:fastapi_app' if name == 'uvicorn' else 'flask_service:flask_app'}",
     )
     for name, backend in BACKENDS.items()
 }
