@@ -16,6 +16,7 @@ import pytest
 from pooldrain.errors import ConfigurationError
 from pooldrain_compare import cli
 from pooldrain_compare.bench.results import BENCHMARKS, POOLS, SERVERS, Measurement, Results, load, save
+from pooldrain_compare.bench.throughput import READ
 from pooldrain_compare.reports import palette
 from pooldrain_compare.reports.evidence import Evidence
 from pooldrain_compare.reports.report import Report, build
@@ -216,6 +217,43 @@ def test_the_first_paragraph_says_where_a_baseline_is_better() -> None:
 
     assert "hypercorn ends sooner after the signal (idle: 0.50 ms against" in first_paragraph(after)
     assert any(row[0].text == "hypercorn" for row in after.better.rows)
+
+
+def test_the_crossover_says_who_leads_where_and_what_may_be_chance() -> None:
+    rates = {
+        "pooldrain-uvicorn": ([200.0, 210.0, 220.0], [50.0, 62.0, 70.0]),
+        "pooldrain-waitress": ([100.0, 110.0, 120.0], [60.0, 65.0, 75.0]),
+        "pooldrain-gunicorn": ([10.0, 11.0, 12.0], [10.0, 11.0, 12.0]),
+    }
+
+    def crossing(measurement: Measurement) -> list[float]:
+        if measurement.metric != "throughput" or measurement.case != READ or measurement.system not in rates:
+            return measurement.samples
+        return rates[measurement.system][(measurement.x or 0) > 8]
+
+    results = everything()
+    [sentence] = [
+        str(each)
+        for each in report_of(results | {"throughput": with_samples(results["throughput"], crossing)})
+        .answers[2]
+        .details
+        if str(each).startswith("Read, by clients:")
+    ]
+
+    assert "leading are pooldrain · uvicorn at 1–8 and pooldrain · waitress at 16–256 (within the noise);" in sentence
+    assert "the peak is 210/s with" in sentence
+
+
+def test_sessions_that_nobody_leaves_are_nobodys_merit() -> None:
+    def none_left(measurement: Measurement) -> list[float]:
+        return [0.0] * len(measurement.samples) if measurement.metric == "connections left" else measurement.samples
+
+    results = everything()
+    before = report_of(results).answers[0].details
+    after = report_of({"shutdown": with_samples(results["shutdown"], none_left)}).answers[0].details
+
+    assert any("it leaves 0 sessions" in str(each) for each in before)
+    assert any("no session is left on the database server" in str(each) for each in after)
 
 
 def test_what_cannot_be_told_apart_is_no_victory() -> None:

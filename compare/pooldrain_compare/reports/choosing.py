@@ -6,6 +6,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from pooldrain_compare.bench.results import Measurement
 from pooldrain_compare.bench.summary import Summary
@@ -73,29 +74,52 @@ def _fastest(entries: dict[str, Summary]) -> str:
     return max(entries, key=lambda name: entries[name].median)
 
 
-def _crossover(evidence: Evidence, case: str, board: _Board, measurements: Sequence[Measurement]) -> Sentence:
-    leads: list[tuple[str, float, float]] = []  # who leads, from where, to where
+@dataclass(slots=True)
+class _Lead:
+    """Who has the greatest median, from where, to where, and whether it can be told apart from all others anywhere."""
+
+    who: str
+    first: float
+    last: float
+    clear: bool
+
+    @property
+    def range(self) -> Figure:
+        """Where."""
+        one, more = plain(self.first), f"{plain(self.first)}–{plain(self.last)}"
+        return Figure(one if self.first == self.last else more, self.last)
+
+    @property
+    def doubt(self) -> Sentence:
+        """What is to be said of a lead that may be chance."""
+        return Sentence("" if self.clear else " (within the noise)")
+
+
+def _leads(board: _Board) -> list[_Lead]:
+    leads: list[_Lead] = []
     for x, entries in board.items():
         best = _fastest(entries)
-        if leads and leads[-1][0] in entries and not apart(entries[best], entries[leads[-1][0]]):
-            best = leads[-1][0]  # what cannot be told apart changes no lead
-        if leads and leads[-1][0] == best:
-            leads[-1] = (best, leads[-1][1], x)
+        clear = all(apart(entries[best], entries[other]) for other in entries if other != best)
+        if leads and leads[-1].who == best:
+            leads[-1].last = x
+            leads[-1].clear |= clear
         else:
-            leads.append((best, x, x))
+            leads.append(_Lead(best, x, x, clear))
+    return leads
+
+
+def _crossover(evidence: Evidence, case: str, board: _Board, measurements: Sequence[Measurement]) -> Sentence:
     x_name = Name(next(each.x_name or "" for each in measurements if each.case == case))
+    leads = _leads(board)
     if len(leads) == 1:
-        who = Sentence("{who} leads throughout", who=evidence.who("throughput", leads[0][0]))
+        leader = evidence.who("throughput", leads[0].who)
+        who = Sentence("{who} leads throughout{doubt}", who=leader, doubt=leads[0].doubt)
     else:
         parts = [
-            Sentence(
-                "{who} at {range}",
-                who=evidence.who("throughput", name),
-                range=Figure(plain(first) if first == last else f"{plain(first)}–{plain(last)}", last),
-            )
-            for name, first, last in leads
+            Sentence("{who} at {x}{doubt}", who=evidence.who("throughput", each.who), x=each.range, doubt=each.doubt)
+            for each in leads
         ]
-        who = Sentence("{parts} {x}", parts=listing(parts), x=x_name)
+        who = Sentence("leading are {parts}", parts=listing(parts))
     peaks = {
         name: max(((entries[name].median, x) for x, entries in board.items() if name in entries))
         for name in dict.fromkeys(name for entries in board.values() for name in entries)
@@ -103,8 +127,9 @@ def _crossover(evidence: Evidence, case: str, board: _Board, measurements: Seque
     top = max(peaks, key=lambda name: peaks[name])
     low = min(peaks, key=lambda name: peaks[name])
     return Sentence(
-        "{case}: {who}; the peak is {rate} with {x} ({top}), {ratio} times that of {low}.",
+        "{case}, by {x_name}: {who}; the peak is {rate} with {x} ({top}), {ratio} times that of {low}.",
         case=Name(capitalised(case)),
+        x_name=x_name,
         who=who,
         rate=quantity(peaks[top][0], "1/s"),
         x=Figure(at(peaks[top][1], x_name.text), peaks[top][1]),

@@ -109,6 +109,11 @@ def _sessions(evidence: Evidence) -> Sentence | None:
     if not ours or not theirs:
         return None
     worst = max(theirs, key=lambda each: statistics.median(each.samples))
+    if not any(ours) and not any(max(each.samples) for each in theirs):
+        return Sentence(
+            "With {case} no session is left on the database server when the process ends, whoever served.",
+            case=Name(worst.case),
+        )
     return Sentence(
         "With {case} it leaves {ours} sessions on the database server when its process ends, {who} {count}.",
         case=Name(worst.case),

@@ -133,6 +133,9 @@ _TWO_PROCESSES = Sentence(
     "with gunicorn two processes end, the worker and then its master, and the kernel takes most of the time to free "
     "the memory of each"
 )
+_LEDGER = Sentence(
+    "the ledger is Python, too: it walks its caller's frames, asks for the running task and books both under a lock"
+)
 _PYTHON = Sentence(
     "what is left is Python that has to run for each request (to admit it, to know its number and its task, to see its "
     "response to the end), and a request that does nothing takes little more than the framework's own Python"
@@ -154,7 +157,7 @@ _TARGETS = (
         why=_TWO_PROCESSES,
     ),
     Target("Sessions left on the database server, worst run", 0, "connections", _shutdowns(max, "connections left")),
-    Target("Added to a checkout and its checkin", 3, "us", _checkouts, added),
+    Target("Added to a checkout and its checkin", 3, "us", _checkouts, added, why=_LEDGER),
     Target("Added to a served request that asks the database", 2, "%", _requests(QUERIED), added),
     Target("Added to a served request that does nothing", 2, "%", _requests(SERVED), added, why=_PYTHON),
 )
