@@ -37,7 +37,11 @@ def _cost_headline(evidence: Evidence) -> Sentence | None:
             parts.append(Sentence(template, more=added(max(shares), "%"), does=Name(name)))
     if duels := checkouts(evidence):
         parts.append(Sentence("at most {more} to a checkout", more=added(max(duel.added for duel in duels), "us")))
-    return Sentence("While nothing is shut down it adds {parts} (medians).", parts=listing(parts)) if parts else None
+    found = [Sentence("adds {parts}", parts=listing(parts))] if parts else []
+    if kept := [duel.paired_ratio or 0.0 for duel in _loads(evidence)]:
+        left = share(statistics.median(kept))
+        found.append(Sentence("leaves a server {share} of its requests per second", share=left))
+    return Sentence("While nothing is shut down it {does} (medians).", does=listing(found, ", and ")) if found else None
 
 
 def _requests(evidence: Evidence) -> Sentence | None:
@@ -91,8 +95,13 @@ def _memory(evidence: Evidence, benchmark: str, case: str, start: str) -> Senten
     return Sentence(start + " ({most} at most).", more=more, most=added(max(found), duels[0].ours.unit))
 
 
+def _loads(evidence: Evidence) -> list[Duel]:
+    """The same server with pooldrain and without, wherever it was put under load."""
+    return [duel for duel in evidence.duels("throughput", "throughput") if duel.partners]
+
+
 def _throughput_kept(evidence: Evidence) -> Sentence | None:
-    duels = [duel for duel in evidence.duels("throughput", "throughput") if duel.partners]
+    duels = _loads(evidence)
     if not duels:
         return None
     kept = [(duel.paired_ratio or 0.0, duel) for duel in duels]
