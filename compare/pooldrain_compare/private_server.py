@@ -150,6 +150,10 @@ class PrivateServer:
                 return [postmaster, *postmaster.children(recursive=True)]
         return []
 
+    def stopped(self) -> list[psutil.Process]:
+        """Those of its processes that stand still."""
+        return [process for process in self.processes() if _status(process) == psutil.STATUS_STOPPED]
+
     def _forget_the_dead(self) -> None:
         """Remove what a killed server has left behind: its number may be a zombie's, which looks alive to pg_ctl."""
         if not self.processes():
@@ -207,6 +211,13 @@ class PrivateServers:
         server.await_ready()  # one that does not come back is not used again
         with self._lock:
             self._free.append(server)
+
+
+def _status(process: psutil.Process) -> str:
+    try:
+        return str(process.status())
+    except psutil.NoSuchProcess:  # it has ended since it was listed
+        return str(psutil.STATUS_DEAD)
 
 
 def _lives(process: psutil.Process) -> bool:

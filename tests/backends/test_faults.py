@@ -63,7 +63,7 @@ def test_a_fault_can_be_taken_back(place: Place, server: PrivateServer, fault: F
     assert not place.troubled
     with psycopg.connect(place.url, connect_timeout=10) as connection:
         connection.execute("CREATE TABLE written (id int)")
-    assert not [process for process in server.processes() if process.status() == psutil.STATUS_STOPPED]
+    assert server.stopped() == []
 
 
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault.lasts], ids=lambda fault: fault.name)
@@ -71,7 +71,7 @@ def test_what_was_not_taken_back_is_taken_back_at_the_end(server: PrivateServer,
     with Place(server) as place:
         place.apply(fault)
     server.await_ready()
-    assert not [process for process in server.processes() if process.status() == psutil.STATUS_STOPPED]
+    assert server.stopped() == []
 
 
 def test_a_frozen_server_is_stopped_all_the_same() -> None:
