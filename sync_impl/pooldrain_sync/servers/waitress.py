@@ -197,7 +197,6 @@ class DrainChannel(HTTPChannel):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.reservations: deque[Reservation | None] = deque()
-        self.lingers_until: float | None = None
         self._first_bytes_until = time.monotonic() + FIRST_BYTES
         self._serving: DrainTask | None = None
         self._unsent: list[tuple[DrainTask, Callable[[], None]]] = []
@@ -305,14 +304,15 @@ class DrainChannel(HTTPChannel):
     def handle_read(self) -> None:
         """Bytes have come; a lingering channel only throws them away."""
         self._first_bytes_until = 0.0
-        if self.lingers_until is None:
+        if self not in self.server.lingering:
             super().handle_read()
         else:
             self.recv(self.adj.recv_bytes)  # closes the channel at the end of the stream
 
     def handle_close(self) -> None:
         """Close; after a response, half of it first, so that unread bytes do not reset what is on the wire."""
-        if self.will_close and self.connected and self.lingers_until is None and not self.total_outbufs_len:
+        lingering = self.server.lingering
+        if self.will_close and self.connected and self not in lingering and not self.total_outbufs_len:
             assert self.socket is not None
             try:
                 self.socket.shutdown(socket.SHUT_WR)
@@ -320,12 +320,11 @@ class DrainChannel(HTTPChannel):
                 pass  # the client was first
             else:
                 self.will_close = False
-                self.lingers_until = time.monotonic() + LINGER_LIMIT
-                self.server.lingering.add(self)
+                lingering[self] = time.monotonic() + LINGER_LIMIT
                 vars(self)["readable"] = _always  # the loop asks every channel before every wait
                 return
         super().handle_close()
-        self.server.lingering.discard(self)
+        lingering.pop(self, None)
         self._tell_sent()
         self._finish_unserved(self.request)
 
@@ -355,7 +354,7 @@ class DrainServer(TcpWSGIServer):
             ident="pooldrain",
         )
         self.map: dict[int, Any] = {}  # waitress's name for everything that its loop polls
-        self.lingering: set[DrainChannel] = set()
+        self.lingering: dict[DrainChannel, float] = {}  # until when
         sockinfo = (listener.family, listener.type, listener.proto, listener.getsockname())
         super().__init__(
             app, self.map, False, listener, dispatcher=dispatcher, adj=adjustments, sockinfo=sockinfo, bind_socket=False
@@ -472,7 +471,7 @@ class WaitressServer:
 
     def _patience(self) -> float:
         """How long to wait for events, in seconds."""
-        instants = [channel.lingers_until for channel in self._waitress.lingering if channel.lingers_until is not None]
+        instants = list(self._waitress.lingering.values())
         if self._stop is not None:
             instants.append(self._stop.deadline)
         return min(1.0, max(0.001, min(instants) - time.monotonic())) if instants else 1.0
@@ -483,8 +482,8 @@ class WaitressServer:
                 self._shutdown = threading.Thread(target=self._shut_down, name="pooldrain-shutdown")
                 self._shutdown.start()
         now = time.monotonic()
-        for channel in list(self._waitress.lingering):
-            if channel.lingers_until is not None and now >= channel.lingers_until:
+        for channel, until in list(self._waitress.lingering.items()):
+            if now >= until:
                 channel.handle_close()
         if self._cancels:
             self._cancels = False
