@@ -84,6 +84,7 @@ USED = {
     "uvicorn.protocols.http.httptools_impl:RequestResponseCycle": ("run_asgi",),
     "sqlalchemy.pool.base:_ConnectionFairy": ("cursor", "dbapi_connection"),
     "sqlalchemy.pool.base:_ConnectionRecord": ("fairy_ref",),
+    "sqlalchemy.events:DialectEvents": ("do_execute", "do_executemany", "do_execute_no_params"),
     "sqlalchemy.pool:QueuePool": ("_dec_overflow", "_inc_overflow", "checkedout", "overflow", "size"),
 }
 
