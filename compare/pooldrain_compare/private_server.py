@@ -214,16 +214,14 @@ class PrivateServers:
 
 
 def _status(process: psutil.Process) -> str:
-    try:
-        return str(process.status())
-    except psutil.NoSuchProcess:  # it has ended since it was listed
-        return str(psutil.STATUS_DEAD)
+    with contextlib.suppress(psutil.NoSuchProcess):  # it may have ended since it was listed
+        if process.is_running():
+            return str(process.status())
+    return str(psutil.STATUS_DEAD)
 
 
 def _lives(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    return False
+    return _status(process) not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
 
 
 def _send(process: psutil.Process, number: signal.Signals) -> None:

@@ -38,8 +38,8 @@ def _cost_headline(evidence: Evidence) -> Sentence | None:
     if duels := checkouts(evidence):
         parts.append(Sentence("at most {more} to a checkout", more=added(max(duel.added for duel in duels), "us")))
     found = [Sentence("adds {parts}", parts=listing(parts))] if parts else []
-    if kept := [duel.paired_ratio or 0.0 for duel in _loads(evidence)]:
-        left = share(statistics.median(kept))
+    if kept := _kept(evidence):
+        left = share(statistics.median(value for value, _ in kept))
         found.append(Sentence("leaves a server {share} of its requests per second", share=left))
     return Sentence("While nothing is shut down it {does} (medians).", does=listing(found, ", and ")) if found else None
 
@@ -95,16 +95,16 @@ def _memory(evidence: Evidence, benchmark: str, case: str, start: str) -> Senten
     return Sentence(start + " ({most} at most).", more=more, most=added(max(found), duels[0].ours.unit))
 
 
-def _loads(evidence: Evidence) -> list[Duel]:
-    """The same server with pooldrain and without, wherever it was put under load."""
-    return [duel for duel in evidence.duels("throughput", "throughput") if duel.partners]
+def _kept(evidence: Evidence) -> list[tuple[float, Duel]]:
+    """What share of its requests per second a server keeps with pooldrain, load by load."""
+    duels = evidence.duels("throughput", "throughput")
+    return [(duel.paired_ratio or 0.0, duel) for duel in duels if duel.partners]
 
 
 def _throughput_kept(evidence: Evidence) -> Sentence | None:
-    duels = _loads(evidence)
-    if not duels:
+    kept = _kept(evidence)
+    if not kept:
         return None
-    kept = [(duel.paired_ratio or 0.0, duel) for duel in duels]
     least, where = min(kept, key=lambda each: each[0])
     return Sentence(
         "The same server answers {share} of the requests per second with pooldrain "
