@@ -9,7 +9,8 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,12 @@ class TranscriptPipe:
             return [record for record, _ in self._records]
 
     def last(self, wanted: Callable[[Record], bool]) -> float | None:
-        """When the last such event was read, in monotonic seconds; None if there was none."""
+        """When the last such event happened, in monotonic seconds; None if there was none.
+
+        Never too early, and too late by the least delay with which any event of its process was read.
+        """
         with self._condition:
-            return max((at for record, at in self._records if wanted(record)), default=None)
+            return last_happened(self._records, wanted)
 
     def stop(self) -> None:
         """Read to the end, which comes when no process holds the other end any more."""
@@ -73,3 +77,15 @@ class TranscriptPipe:
                 with self._condition:
                     self._records += [(json.loads(line), now) for line in lines]
                     self._condition.notify_all()
+
+
+def last_happened(read: Sequence[tuple[Record, float]], wanted: Callable[[Record], bool]) -> float | None:
+    """When the last wanted event happened, of events and the instants (monotonic seconds) when each was read.
+
+    An event tells its seconds since its process began to count, not when that was: at the latest when it was read,
+    less its seconds. On busy cores one event is read long after it happened, but hardly all of them are.
+    """
+    begun: dict[int, float] = {}
+    for record, at in read:
+        begun[record["pid"]] = min(begun.get(record["pid"], inf), at - record["t"])
+    return max((begun[record["pid"]] + record["t"] for record, _ in read if wanted(record)), default=None)
