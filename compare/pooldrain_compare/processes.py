@@ -17,9 +17,12 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+from pooldrain_compare.log_pipe import LogPipe
 
 START_TIMEOUT = 30.0
 KILL_TIMEOUT = 10.0
@@ -76,6 +79,7 @@ class ServerProcess:
         self.signals: list[tuple[int, float]] = []  # every signal sent, and when
         self.started_at = 0.0
         self._address = address
+        self._tells_address = address is None
         self._environment = clean_environment(environment)
         self._start_timeout = start_timeout
         self._awaited = awaited
@@ -83,6 +87,7 @@ class ServerProcess:
         self._ended = threading.Event()
         self._end: Ended | None = None
         self._popen: subprocess.Popen[bytes] | None = None
+        self._pipe: LogPipe | None = None
         self._threads: list[threading.Thread] = []
 
     # -- context ---------------------------------------------------------------------------------------
@@ -97,8 +102,10 @@ class ServerProcess:
             env=self._environment,
             start_new_session=True,
         )
-        for target in (self._follow_log, self._await_end):
-            thread = threading.Thread(target=target, args=(popen,), daemon=True)
+        assert popen.stdout is not None, "asked for"
+        self._pipe = LogPipe(popen.stdout, self.log, self._heard)
+        for target in (self._pipe.follow, partial(self._await_end, popen)):
+            thread = threading.Thread(target=target, daemon=True)
             thread.start()
             self._threads.append(thread)
         try:
@@ -137,8 +144,8 @@ class ServerProcess:
         return self._end
 
     def log_lines(self) -> list[str]:
-        """The log so far; complete once the process has ended."""
-        return self.log.read_text("utf-8", "replace").splitlines() if self.log.exists() else []
+        """Everything that was logged before this call."""
+        return [] if self._pipe is None else self._pipe.lines()
 
     def log_tail(self, lines: int = 12) -> str:
         """The end of the log, indented, for messages."""
@@ -174,16 +181,11 @@ class ServerProcess:
 
     # -- threads ---------------------------------------------------------------------------------------
 
-    def _follow_log(self, popen: subprocess.Popen[bytes]) -> None:
-        assert popen.stdout is not None
-        with popen.stdout, self.log.open("wb") as log:
-            for line in popen.stdout:
-                log.write(line)
-                log.flush()
-                if self._address is None and b'"listening"' in line:
-                    self._address = _listening_address(line)
-                    if self._address is not None:
-                        self._listening.set()
+    def _heard(self, line: bytes) -> None:
+        if self._address is None and b'"listening"' in line:
+            self._address = _listening_address(line)
+            if self._address is not None:
+                self._listening.set()
 
     def _await_end(self, popen: subprocess.Popen[bytes]) -> None:
         code = popen.wait()
@@ -200,10 +202,10 @@ class ServerProcess:
 
     def _await_ready(self) -> None:
         deadline = self.started_at + self._start_timeout
-        if self._address is None:
+        if self._tells_address:
             self._listening.wait(self._start_timeout)
         else:
-            self._await_answer(self._address, deadline)
+            self._await_answer(self.address, deadline)
         if self._ended.is_set():
             self._threads[0].join(KILL_TIMEOUT)
             code = self._end.code if self._end else "?"

@@ -277,11 +277,26 @@ def test_a_process_that_ends_instead_of_starting_is_told_with_its_log(tmp_path: 
         pass
 
 
+LISTENING = """
+import signal
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+print('{"event": "listening", "host": "127.0.0.1", "port": 1}', flush=True)
+signal.sigwait([signal.SIGUSR1])
+"""
+
+
+def test_a_process_that_tells_its_address_is_not_asked_there_however_late_we_look(tmp_path: Path) -> None:
+    class LookedAtLate(ServerProcess):
+        def _await_ready(self) -> None:
+            self._listening.wait(BOUND)
+            super()._await_ready()
+
+    with LookedAtLate([sys.executable, "-c", LISTENING], log=tmp_path / "log", start_timeout=BOUND) as process:
+        assert process.address == ("127.0.0.1", 1)
+
+
 def test_the_end_of_a_process_is_known_at_once(tmp_path: Path) -> None:
-    said = '{"event": "listening", "host": "127.0.0.1", "port": 1}'
-    code = f"import signal; print({said!r}, flush=True); signal.sigwait([signal.SIGUSR1])"
-    code = f"import signal; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1]); {code}"
-    with ServerProcess([sys.executable, "-c", code], log=tmp_path / "log") as process:
+    with ServerProcess([sys.executable, "-c", LISTENING], log=tmp_path / "log") as process:
         assert process.address == ("127.0.0.1", 1)
         at = process.signal(signal.SIGUSR1)
         ended = process.wait(BOUND)
