@@ -6,6 +6,7 @@ import os
 import select
 import threading
 from collections.abc import Callable
+from io import FileIO
 from pathlib import Path
 from typing import IO
 
@@ -13,13 +14,15 @@ _AT_ONCE = 1 << 20  # bytes; more than a pipe holds
 
 
 class LogPipe:
-    """The reading end. `heard` is called with each line, by whoever moves it to the file."""
+    """The reading end of `pipe`, and the `file` it goes to; `follow` closes both.
 
-    def __init__(self, pipe: IO[bytes], path: Path, heard: Callable[[bytes], None]) -> None:
+    `heard` is called with each line, by whoever moves it to the file.
+    """
+
+    def __init__(self, pipe: IO[bytes], file: FileIO, heard: Callable[[bytes], None]) -> None:
         self._pipe = pipe
-        self._path = path
+        self._file = file
         self._heard = heard
-        self._file = path.open("wb", buffering=0)
         self._lock = threading.Lock()
         self._rest = b""  # a line that is not whole yet
         self._at_end = False
@@ -37,7 +40,7 @@ class LogPipe:
     def lines(self) -> list[str]:
         """Everything that was written before this call: what is still in the pipe is taken out first."""
         self._take()
-        return self._path.read_text("utf-8", "replace").splitlines()
+        return Path(self._file.name).read_text("utf-8", "replace").splitlines()
 
     def _take(self) -> None:
         with self._lock:

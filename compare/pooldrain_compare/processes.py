@@ -94,16 +94,19 @@ class ServerProcess:
 
     def __enter__(self) -> Self:
         self.started_at = time.monotonic()
-        popen = self._popen = subprocess.Popen(
-            self.argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=self._environment,
-            start_new_session=True,
-        )
+        with contextlib.ExitStack() as unless_started:
+            log = unless_started.enter_context(self.log.open("wb", buffering=0))  # first: it may be refused
+            popen = self._popen = subprocess.Popen(
+                self.argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env=self._environment,
+                start_new_session=True,
+            )
+            unless_started.pop_all()
         assert popen.stdout is not None, "asked for"
-        self._pipe = LogPipe(popen.stdout, self.log, self._heard)
+        self._pipe = LogPipe(popen.stdout, log, self._heard)
         for target in (self._pipe.follow, partial(self._await_end, popen)):
             thread = threading.Thread(target=target, daemon=True)
             thread.start()

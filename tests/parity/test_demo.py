@@ -285,6 +285,13 @@ signal.sigwait([signal.SIGUSR1])
 """
 
 
+def test_a_process_whose_log_cannot_be_written_is_not_started(tmp_path: Path) -> None:
+    process = ServerProcess([sys.executable, "-c", LISTENING], log=tmp_path / "nowhere" / "log")
+    with pytest.raises(FileNotFoundError), process:
+        pass
+    assert process._popen is None
+
+
 def test_a_process_that_tells_its_address_is_not_asked_there_however_late_we_look(tmp_path: Path) -> None:
     class LookedAtLate(ServerProcess):
         def _await_ready(self) -> None:

@@ -27,8 +27,8 @@ class Process:
 def process(tmp_path: Path) -> Iterator[Process]:
     reader, writer = os.pipe()
     heard: list[bytes] = []
-    with FileIO(reader) as pipe, FileIO(writer, "w") as output:
-        log = LogPipe(pipe, tmp_path / "log", heard.append)
+    with FileIO(reader) as pipe, FileIO(writer, "w") as output, FileIO(str(tmp_path / "log"), "w") as file:
+        log = LogPipe(pipe, file, heard.append)
         yield Process(output, log, heard)
         output.close()
         if not pipe.closed:
