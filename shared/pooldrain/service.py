@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+from pooldrain.errors import describe_error
 from pooldrain.gate import GivenId, InFlightRequest, RequestGate, Reservation, route_label
 from pooldrain.ledger import Checkout, Holding, LeakRule, describe
 from pooldrain.policy import ShutdownPolicy
@@ -22,9 +23,11 @@ from pooldrain.shutdown import (
     ShutdownReport,
     Tally,
 )
+from pooldrain.stacks import raised_at
 from pooldrain.status import CUT
 from pooldrain.tracker import TrackedPool
 from pooldrain.transcript import (
+    BackgroundFailed,
     ConnectionReclaimed,
     DrainEnded,
     DrainStarted,
@@ -67,6 +70,7 @@ class Service:
         self._held: dict[InFlightRequest, Holding] = {}  # by what was cancelled: the connection it had then
         self._outstanding: tuple[Holding, ...] = ()
         self._reclaimed = 0
+        self._errors: list[str] = []  # what broke beside the requests
 
     def changed(self) -> None:
         """Something that a step may wait for has happened. Called with the lock held; the shell wakes its waiter."""
@@ -95,6 +99,16 @@ class Service:
             self.events.emit(SignalReceived(name, len(self.signals)))
             self.changed()
         return first
+
+    def failed(self, what: str, error: BaseException) -> None:
+        """Something that runs beside the requests has broken: it is told, and the exit code will be 4.
+
+        What broke goes on, or the shutdown begins; whoever calls this sees to that.
+        """
+        with self._lock:
+            described = describe_error(error)
+            self._errors.append(f"{what}: {described}")
+            self.events.emit(BackgroundFailed(what, described, raised_at(error)))
 
     # --- requests ----------------------------------------------------------------------------------------
 
@@ -257,6 +271,7 @@ class Service:
                 leaked=any(ledger.leaked for ledger in ledgers),
                 fail_on_leak=any(ledger.policy.fail_on_leak for ledger in ledgers),
                 signals=len(self.signals),
+                errors=tuple(self._errors),
             )
 
     def completed(self, report: ShutdownReport) -> None:

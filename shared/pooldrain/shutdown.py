@@ -223,6 +223,7 @@ class Tally:
     leaked: bool
     fail_on_leak: bool
     signals: int
+    errors: tuple[str, ...] = ()  # what broke beside the requests and the steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,6 +309,7 @@ def shutdown_sequence(
 
     tally = yield Close(course.now)
     assert isinstance(tally, Tally), "a runner ends with its tally"
+    course.errors.extend(tally.errors)
     return _report(course, signal, now, disposed, tally)
 
 

@@ -60,6 +60,17 @@ def call_sites(stack: RawStack) -> tuple[CallSite, ...]:
     return tuple(CallSite(code.co_filename, _line(code, lasti), code.co_qualname) for code, lasti in stack)
 
 
+def raised_at(error: BaseException) -> str:
+    """Where an exception was raised: file:line in function, "" when it never was."""
+    traceback = error.__traceback__
+    if traceback is None:
+        return ""
+    while traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    code = traceback.tb_frame.f_code
+    return str(CallSite(code.co_filename, traceback.tb_lineno, code.co_qualname))
+
+
 def _line(code: CodeType, lasti: int) -> int:
     """The source line of an instruction (PEP 626: `co_lines` is the supported way to ask)."""
     for start, end, line in code.co_lines():

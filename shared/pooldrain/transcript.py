@@ -234,6 +234,20 @@ class StepFailed(Event):
         return f"{self.phase}: failed, going on: {self.error}"
 
 
+@dataclass(frozen=True, slots=True)
+class BackgroundFailed(Event):
+    """Something that runs beside the requests raised: a watch, a server's loop."""
+
+    name: ClassVar[str] = "background_failed"
+    level: ClassVar[int] = ERROR
+    what: str
+    error: str
+    raised_at: str  # file:line in function
+
+    def message(self) -> str:
+        return f"{self.what} failed: {self.error}, raised at {self.raised_at}"
+
+
 # --- leaks --------------------------------------------------------------------------------------------------
 
 

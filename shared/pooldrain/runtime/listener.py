@@ -6,15 +6,20 @@ It is bound before anything else is started: a port in use is told at once, in o
 from __future__ import annotations
 
 import ctypes
+import errno
+import logging
 import os
 import select
 import selectors
 import socket
 import struct
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 
 from pooldrain.errors import StartupError
+
+logger = logging.getLogger("pooldrain")
 
 BACKLOG = 2048  # connections the kernel keeps for us
 
@@ -32,6 +37,9 @@ FIRST_BYTES = 0.25
 # Seconds for which a worker that retires keeps a connection on which nothing comes: a client that has just read an
 # answer may be about to send its next request.
 IDLE_LIMIT = 2
+
+# Seconds for which nothing is accepted when the process, or the machine, has no room for another connection.
+ACCEPT_PAUSE = 1.0
 
 # Seconds beyond the linger for answers that are being written when everything else is done.
 STOP_LIMIT = 1.0
@@ -57,6 +65,48 @@ def cannot_listen(host: str, port: int, error: Exception) -> StartupError:
     reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     return StartupError(f"cannot listen on {where}: {reason}; choose another address with --bind HOST:PORT")
+
+
+# What the process or the machine has run out of: the connection stays in the queue, and `accept` fails again at once.
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+# Errors of the connection that was to be accepted, not of the listener.
+_BROUGHT = frozenset(
+    getattr(errno, name)
+    for name in (
+        *("ECONNABORTED", "ECONNRESET", "EINTR", "ENETDOWN", "EPROTO", "ENOPROTOOPT", "EHOSTDOWN", "ENONET"),
+        *("EHOSTUNREACH", "EOPNOTSUPP", "ENETUNREACH", "EPERM", "ETIMEDOUT"),
+    )
+    if hasattr(errno, name)
+)
+
+
+class AcceptExhausted(Exception):
+    """No descriptor or memory is left for another connection: accept nothing for ACCEPT_PAUSE seconds."""
+
+
+def accepted(listener: socket.socket, limit: int = BACKLOG) -> Iterator[tuple[socket.socket, object]]:
+    """The connections that wait on a non-blocking listener, each with its client's address; `limit` at most.
+
+    The one policy of all servers for what `accept` may fail with (accept(2), "Error handling"): a client that has left,
+    or an error that its connection brought with it, costs nobody anything; when descriptors or memory have run out
+    AcceptExhausted is raised, and one line logged; anything else is raised as it is, for the listener is broken.
+    """
+    for _ in range(limit):
+        try:
+            connection, address = listener.accept()
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno in _EXHAUSTED:
+                logger.warning(
+                    "cannot accept connections: %s; the next attempt is in %g s", os.strerror(error.errno), ACCEPT_PAUSE
+                )
+                raise AcceptExhausted from error
+            if error.errno in _BROUGHT:
+                continue
+            raise
+        yield connection, address
 
 
 # Linux's number for attaching a classic BPF program to a socket; the socket module does not name it.
