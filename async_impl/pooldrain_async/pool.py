@@ -19,13 +19,14 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import greenlet_spawn
 
+from pooldrain.drivers import is_busy, shut_down_socket
 from pooldrain.errors import StartupError
 from pooldrain.gate import InFlightRequest
 from pooldrain.ledger import Checkout, CheckoutLedger
 from pooldrain.policy import LeakPolicy, PoolPolicy
 from pooldrain.pool import ClosableAsyncQueuePool
 from pooldrain.runtime import forks
-from pooldrain.runtime.database import connect_options, is_busy, shut_down_socket, startup_problem
+from pooldrain.runtime.database import connect_options, startup_problem
 from pooldrain.runtime.database_url import DatabaseUrl
 from pooldrain.tracker import (
     EventSink,
@@ -144,7 +145,7 @@ class PoolManager(TrackedPool):
 
     def _discard_collected(self, record: ConnectionPoolEntry, connection: Any) -> None:
         """Nothing may be awaited inside a garbage collection: end the driver's connection as it stands."""
-        driver = getattr(connection, "_connection", None)
+        driver = getattr(connection, "driver_connection", None)
         if (pgconn := getattr(driver, "pgconn", None)) is not None:
             pgconn.finish()
             self.tracker.closed_one(connection)

@@ -125,8 +125,7 @@ class Runner(Service):
             if is_temporary(error):  # not the application's fault: no traceback
                 raise StartupError(startup_problem(self.pool.url, error, "cannot prepare")) from error
             raise
-        if any(pool.ledger.policy.leak_age is not None for pool in self.pools):
-            self._overdue_watch = asyncio.create_task(self._watch_overdue(), name="pooldrain-overdue")
+        self._watching = asyncio.create_task(self._watch(), name="pooldrain-watch")
         self.enter(Phase.READY)
 
     def end(self, request: InFlightRequest) -> None:
@@ -265,10 +264,10 @@ class Runner(Service):
                     self._event.clear()
                     await self._event.wait()
 
-    async def _watch_overdue(self) -> None:
-        """Report checkouts that become overdue; sleeps exactly until the next one can."""
+    async def _watch(self) -> None:
+        """Report what time alone makes a leak. A look that fails is told, and the next one comes all the same."""
         while self.phase is not Phase.CLOSED:  # noqa: ASYNC110 - it is a clock that is waited for, no event
-            await asyncio.sleep(min(pool.report_overdue() for pool in self.pools))
+            await asyncio.sleep(self.look_at_pools())
 
     def _watch_workers(self, request: InFlightRequest) -> None:
         """Look again when the background tasks that outlive `request` end: they may leak, too."""

@@ -33,7 +33,7 @@ PHASES = (
     "CLOSED",
 )
 EXIT_CODES = {"drained": 0, "leaked": 5, "cut": 3, "dispose_failed": 4}
-LEAK_RULES = ("collected", "unreturned", "overdue")  # `threshold` blames nobody, and has an event of its own
+LEAK_RULES = ("collected", "unreturned", "overdue", "pinned")  # `threshold` blames nobody, and has an event of its own
 
 # From best to worst; any other code (a crash, a kill) is worse.
 _SEVERITY = (0, 5, 3, 4, 2, 1)
@@ -68,6 +68,8 @@ VOCABULARY: dict[str, dict[str, Any]] = {
         **dict.fromkeys(("finished", "refused", "cut", "leaked", "collected"), int),
     },
     "step_failed": {"phase": str, "error": str},
+    "background_failed": {"what": str, "error": str, "raised_at": str},
+    "pool_exhausted": {"pool_size": int, "overflow": int, "checkedout": int, "waiting": int, "held": list},
     "leak": {"rule": str, "holding": dict},
     "leak_threshold": {"checkedout": int, "threshold": int},
     "leak_returned": {"rule": str, "holding": dict},
@@ -407,12 +409,12 @@ def _outcome(story: Story) -> Found:
 
 
 def _possible_outcomes(story: Story, end: int) -> tuple[str, ...]:
-    if story.count("pool_abandoned", "step_failed", before=end):
+    if story.count("pool_abandoned", "step_failed", "background_failed", before=end):
         return ("dispose_failed",)
     if story.count("request_cut", before=end):
         return ("cut",)
-    # An overdue connection may come back. Whether a leak fails the exit was the user's choice, which no event tells.
-    leaked = any(leak["rule"] != "overdue" for _, leak in story.all("leak", before=end)) or any(
+    # An overdue or pinned one may come back. Whether a leak fails the exit was the user's choice, which no event tells.
+    leaked = any(leak["rule"] not in ("overdue", "pinned") for _, leak in story.all("leak", before=end)) or any(
         _mapping(record["holding"]).get("rule") is not None for _, record in story.all("outstanding", before=end)
     )
     return ("drained", "leaked") if leaked else ("drained",)
@@ -595,7 +597,10 @@ def _lists(story: Story, report: Record) -> Found:
         "phases": [record["phase"] for _, record in story.all("phase") if record["phase"] in PHASES[2:-1]],
         "cut_requests": sorted([record["request"], record["route"]] for _, record in story.all("request_cut")),
         "outstanding": [record["holding"] for _, record in story.all("outstanding")],
-        "errors": [f"{record['phase']}: {record['error']}" for _, record in story.all("step_failed")],
+        "errors": [
+            *(f"{record['phase']}: {record['error']}" for _, record in story.all("step_failed")),
+            *(f"{record['what']}: {record['error']}" for _, record in story.all("background_failed")),
+        ],
     }
     items = {key: list(value) if isinstance(value := report.get(key), list | tuple) else [] for key in told}
     said: dict[str, list[Any]] = {

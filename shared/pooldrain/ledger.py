@@ -4,7 +4,9 @@ The leak rules, strongest first:
 - `collected`: the garbage collector found the connection; nobody can return it any more.
 - `unreturned`: the request that checked it out has ended and it is still out. No threshold, no false alarm.
 - `overdue`: held longer than `leak_age` seconds (off by default, as HikariCP's leakDetectionThreshold).
-- `threshold`: `checkedout >= leak_threshold`, the tutorial's coarse rule, kept as a flag.
+- `pinned`: its request's answer has begun, and it idles in a transaction while the client reads: it ran nothing
+  between two looks a second apart. Not for who queries while it streams.
+- `threshold`: `checkedout >= leak_threshold`, the tutorial's coarse rule, kept as a flag; told when a leak is found.
 
 A checkout by a background task that outlives its request belongs to the task (see `hold_as` and
 `request_ended`). Plain state, no lock and no clock: the shell calls under its lock and passes the time in.
@@ -12,7 +14,7 @@ A checkout by a background task that outlives its request belongs to the task (s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
@@ -22,6 +24,9 @@ from typing import Any
 from pooldrain.gate import CURRENT_REQUEST, InFlightRequest
 from pooldrain.policy import LeakPolicy
 from pooldrain.stacks import RawStack, call_sites
+
+# Seconds between two looks for connections that idle while their request's answer is sent.
+PINNED_LOOK = 1.0
 
 # Characters of the last statement that are shown, on one line.
 STATEMENT_SHOWN = 200
@@ -45,10 +50,12 @@ class LeakRule(StrEnum):
     COLLECTED = "collected"
     UNRETURNED = "unreturned"
     OVERDUE = "overdue"
+    PINNED = "pinned"
     THRESHOLD = "threshold"
 
 
-_STRENGTH = {LeakRule.COLLECTED: 3, LeakRule.UNRETURNED: 2, LeakRule.OVERDUE: 1, LeakRule.THRESHOLD: 0}
+# From the weakest to the strongest.
+_STRENGTH = (LeakRule.THRESHOLD, LeakRule.PINNED, LeakRule.OVERDUE, LeakRule.UNRETURNED, LeakRule.COLLECTED)
 
 
 class Checkout:
@@ -58,6 +65,9 @@ class Checkout:
     holder_name: str | None = None  # set when no request owns it
     statement: str | None = None  # the last statement, without its parameters
     rule: LeakRule | None = None  # the strongest leak rule that applied so far
+    runs = 0  # statements so far
+    streams = False  # whether the last of them is read row by row from the server, which counts as running
+    idle_runs: int | None = None  # how many there were when it was last seen to idle in a transaction
 
     def __init__(
         self,
@@ -156,6 +166,8 @@ class CheckoutLedger:
         checkout = self.outstanding.pop(key, None)
         if checkout is not None and checkout.request is not None:
             checkout.request.checkouts.pop(checkout, None)
+        if self._above_threshold and not self.at_threshold(len(self.outstanding)):
+            self._above_threshold = False
         return checkout
 
     def collected(self, checkout: Checkout, now: float) -> Leak:
@@ -190,7 +202,7 @@ class CheckoutLedger:
         age = self.policy.leak_age
         if age is None:
             return []
-        late = [c for c in self.outstanding.values() if c.rule is None and now - c.since >= age]
+        late = [c for c in self.outstanding.values() if _may_be_overdue(c) and now - c.since >= age]
         return [self._found(LeakRule.OVERDUE, checkout, now) for checkout in late]
 
     def next_overdue(self) -> float | None:
@@ -198,19 +210,40 @@ class CheckoutLedger:
         age = self.policy.leak_age
         if age is None:
             return None
-        return min((c.since + age for c in self.outstanding.values() if c.rule is None), default=None)
+        return min((c.since + age for c in self.outstanding.values() if _may_be_overdue(c)), default=None)
+
+    def answering(self) -> list[Checkout]:
+        """The checkouts of requests whose answer has begun, but for those that have been told of."""
+        return [
+            c
+            for c in self.outstanding.values()
+            if c.rule is None and c.request is not None and not c.request.ended and c.request.status is not None
+        ]
+
+    def pinned(self, idle: Collection[Checkout], now: float) -> list[Leak]:
+        """The checkouts of `answering` that idled in a transaction from the last look to this one.
+
+        `idle`: those of them that were seen, just now, to be in a transaction and to run nothing.
+        """
+        leaks = []
+        for checkout in self.answering():
+            if checkout not in idle or checkout.streams:
+                checkout.idle_runs = None
+            elif checkout.idle_runs == checkout.runs:
+                leaks.append(self._found(LeakRule.PINNED, checkout, now))
+            else:
+                checkout.idle_runs = checkout.runs
+        return leaks
 
     def at_threshold(self, checkedout: int) -> bool:
         """The tutorial's `connection_leak` flag. Its code says `>`, its printed output `>=`: the output wins."""
         return checkedout >= self.policy.leak_threshold
 
-    def threshold_crossed(self, checkedout: int) -> Leak | None:
-        """A leak by the coarse rule, once each time the count is seen to have risen to the threshold."""
-        above = self.at_threshold(checkedout)
-        crossed = above and not self._above_threshold
-        self._above_threshold = above
-        if not crossed:
+    def threshold_crossed(self) -> Leak | None:
+        """A leak by the coarse rule, once each time the count has risen to it; asked when a leak is found."""
+        if self._above_threshold or not self.at_threshold(len(self.outstanding)):
             return None
+        self._above_threshold = True
         self.counts[LeakRule.THRESHOLD] += 1
         return Leak(LeakRule.THRESHOLD, None, 0.0)
 
@@ -230,13 +263,39 @@ class CheckoutLedger:
 
     def _found(self, rule: LeakRule, checkout: Checkout, now: float) -> Leak:
         self.counts[rule] += 1
-        if checkout.rule is None or _STRENGTH[rule] > _STRENGTH[checkout.rule]:
+        if checkout.rule is None or _STRENGTH.index(rule) > _STRENGTH.index(checkout.rule):
             checkout.rule = rule
         return Leak(rule, checkout, now - checkout.since)
 
 
+def _may_be_overdue(checkout: Checkout) -> bool:
+    """Whether no rule as strong has applied yet."""
+    return checkout.rule is None or checkout.rule is LeakRule.PINNED
+
+
 def _background(request: InFlightRequest | None) -> str:
     return "a background task" if request is None else f"a background task of {request.route}"
+
+
+# Groups of holders that are named when a pool is exhausted.
+HOLDERS_SHOWN = 5
+
+
+def who_holds(checkouts: Collection[Checkout], now: float) -> tuple[str, ...]:
+    """Who holds these connections, since when, from where: alike ones together, the largest groups first."""
+    groups: dict[tuple[str, str, str], list[float]] = {}
+    for checkout in checkouts:
+        sites = call_sites(checkout.stack)
+        leaked = "" if checkout.rule is None else f", leaked ({checkout.rule.value})"
+        groups.setdefault((checkout.holder, leaked, str(sites[0]) if sites else ""), []).append(now - checkout.since)
+    ranked = sorted(groups.items(), key=lambda group: (-len(group[1]), -max(group[1])))
+    told = []
+    for (holder, leaked, site), ages in ranked[:HOLDERS_SHOWN]:
+        where = f", checked out at {site}" if site else ""
+        told.append(f"{len(ages)} by {holder}{leaked}, for {max(ages):.3f} s at most{where}")
+    if left := sum(len(ages) for _, ages in ranked[HOLDERS_SHOWN:]):
+        told.append(f"{left} by others")
+    return tuple(told)
 
 
 def describe(checkout: Checkout, now: float, in_transaction: bool | None = None) -> Holding:

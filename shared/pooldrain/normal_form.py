@@ -48,6 +48,9 @@ FIELDS = (
     FieldRule("number", "connections are named in the order of their checkout: see request", events=("outstanding",)),
     FieldRule("call_site", "the two applications are two files: the function stays, the file and line go", _function),
     FieldRule("callers", "between a handler and its server lies a framework, another one on each side"),
+    FieldRule("held", "it names holders with their ages and their lines: see call_site", events=("pool_exhausted",)),
+    FieldRule("waiting", "who still waits when one gives up is a matter of moments", events=("pool_exhausted",)),
+    FieldRule("raised_at", "the two backends are two programs: see call_site", events=("background_failed",)),
     FieldRule("waited", "a request may have to wait for a thread; a loop starts each one at once"),
 )
 
@@ -94,6 +97,8 @@ LIFECYCLE = (
     "pool_closed",
     "pool_abandoned",
     "step_failed",
+    "background_failed",
+    "pool_exhausted",
     "shutdown_complete",
 )
 _COUNTED = ("connection_opened", "connection_closed")

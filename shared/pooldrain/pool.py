@@ -17,8 +17,8 @@ from __future__ import annotations
 import weakref
 from typing import Any, Protocol
 
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, PoolProxiedConnection, QueuePool
-from sqlalchemy.pool.base import _ConnectionFairy
 
 from pooldrain.errors import PoolClosed
 from pooldrain.queues import ClosableAsyncQueue, ClosableQueue, QueueClosed
@@ -33,7 +33,7 @@ class Tracker(Protocol):
         """Who is checking out, looked for before the checkout."""
         ...
 
-    def checked_out(self, proxy: _ConnectionFairy, caller: RawStack) -> None:
+    def checked_out(self, proxy: PoolProxiedConnection, caller: RawStack) -> None:
         """A connection has left the pool."""
 
     def checked_in(self, record: ConnectionPoolEntry) -> None:
@@ -41,6 +41,21 @@ class Tracker(Protocol):
 
     def closed_one(self, connection: Any) -> None:
         """A connection is closed."""
+
+    def timed_out(self, numbers: PoolStatus, waiting: int) -> tuple[str, ...]:
+        """Somebody has waited in vain, `waiting` others still wait; who has the connections, in words."""
+        ...
+
+
+class PoolExhausted(PoolTimeout):
+    """No connection became free in time. SQLAlchemy's error, with the pool's numbers and its holders."""
+
+    def __init__(self, text: str, numbers: PoolStatus, waiting: int, holders: tuple[str, ...]) -> None:
+        held = "; ".join(holders) or "nobody"
+        super().__init__(f"{text} (checked out {numbers.checkedout}, {waiting} more wait; held: {held})")
+        self.numbers = numbers
+        self.waiting = waiting
+        self.holders = holders
 
 
 class _Lifetime:
@@ -89,10 +104,10 @@ class ClosablePool(QueuePool):
     def connect(self) -> PoolProxiedConnection:
         """Check a connection out. Raises PoolClosed once closed."""
         if (tracker := self._lifetime.tracker) is None:
-            proxy = _ConnectionFairy._checkout(self)
+            proxy = super().connect()
         else:
             caller = tracker.caller()  # before: a checkout that waits may come back without its caller's frames
-            proxy = _ConnectionFairy._checkout(self)
+            proxy = super().connect()
             if not self._lifetime.closed:  # or nobody gets it, and there is nothing to tell of
                 tracker.checked_out(proxy, caller)
         if self._lifetime.closed:  # while the connection was being opened or tested; asked last, so that none slips by
@@ -163,6 +178,11 @@ class ClosablePool(QueuePool):
             return QueuePool._do_get(self)
         except QueueClosed as closed:
             raise self._pool_closed(waiting=closed.waited) from None
+        except PoolTimeout as error:
+            numbers, waiting = self.numbers(), self._pool.waiting
+            tracker = self._lifetime.tracker
+            holders = () if tracker is None else tracker.timed_out(numbers, waiting)
+            raise PoolExhausted(str(error.args[0]), numbers, waiting, holders) from None
 
     def _close_connection(self, connection: Any, *, terminate: bool = False) -> None:
         QueuePool._close_connection(self, connection, terminate=terminate)

@@ -60,6 +60,11 @@ class ClosableQueue(sqla_queue.Queue[ConnectionPoolEntry]):
         if not arrived:
             raise sqla_queue.Empty
 
+    @property
+    def waiting(self) -> int:
+        """How many getters wait."""
+        return self._waiting
+
     def take(self) -> ConnectionPoolEntry | None:
         """An item, from a closed queue too; None when there is none."""
         with self.mutex:
@@ -154,13 +159,22 @@ class ClosableAsyncQueue(sqla_queue.QueueCommon[ConnectionPoolEntry]):
                 raise sqla_queue.Empty
         return self.get_nowait()
 
+    @property
+    def waiting(self) -> int:
+        """How many getters wait."""
+        return len(self._getters)
+
     def take(self) -> ConnectionPoolEntry | None:
         """An item, from a closed queue too; None when there is none."""
         return self._items.popleft() if self._items else None
 
     def _wake_one_from_anywhere(self) -> None:
         loop = self._getters[0].get_loop()
-        if asyncio._get_running_loop() is loop:
+        try:
+            here = asyncio.get_running_loop() is loop
+        except RuntimeError:
+            here = False
+        if here:
             self._wake_one()
         else:  # a garbage collection in another thread returns a leaked connection
             loop.call_soon_threadsafe(self._wake_one)

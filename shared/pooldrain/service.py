@@ -13,7 +13,7 @@ from typing import Any
 
 from pooldrain.errors import describe_error
 from pooldrain.gate import GivenId, InFlightRequest, RequestGate, Reservation, route_label
-from pooldrain.ledger import Checkout, Holding, LeakRule, describe
+from pooldrain.ledger import PINNED_LOOK, Checkout, Holding, LeakRule, describe
 from pooldrain.policy import ShutdownPolicy
 from pooldrain.shutdown import (
     CutRequest,
@@ -40,7 +40,6 @@ from pooldrain.transcript import (
     RequestRefused,
     ShutdownComplete,
     SignalReceived,
-    ThresholdReached,
 )
 
 
@@ -70,6 +69,7 @@ class Service:
         self._held: dict[InFlightRequest, Holding] = {}  # by what was cancelled: the connection it had then
         self._outstanding: tuple[Holding, ...] = ()
         self._reclaimed = 0
+        self._failed_looks: set[tuple[int, type[Exception], str]] = set()
         self._errors: list[str] = []  # what broke beside the requests
 
     def changed(self) -> None:
@@ -109,6 +109,22 @@ class Service:
             described = describe_error(error)
             self._errors.append(f"{what}: {described}")
             self.events.emit(BackgroundFailed(what, described, raised_at(error)))
+
+    def look_at_pools(self) -> float:
+        """Let each pool report, by its own policy, what time alone makes a leak; the seconds until the next look.
+
+        What fails is told once; a failure of another kind, or in another pool, anew.
+        """
+        pauses = [PINNED_LOOK]
+        for number, pool in enumerate(self._pools):
+            try:
+                pauses.append(pool.look())
+            except Exception as error:  # noqa: BLE001 - whatever it is, the other pools and the next look go on
+                failure = (number, type(error), raised_at(error))
+                if failure not in self._failed_looks:
+                    self._failed_looks.add(failure)
+                    self.failed("the watch over the pools", error)
+        return max(0.001, min(pauses))
 
     # --- requests ----------------------------------------------------------------------------------------
 
@@ -157,14 +173,8 @@ class Service:
             self.changed()
 
     def check_threshold(self) -> bool:
-        """The tutorial's coarse leak flag; its rise is logged."""
-        checkedout = self._pools[0].status.checkedout
-        ledger = self._pools[0].ledger
-        with self._lock:
-            crossed = ledger.threshold_crossed(checkedout)
-        if crossed is not None:
-            self.events.emit(ThresholdReached(checkedout, ledger.policy.leak_threshold))
-        return ledger.at_threshold(checkedout)
+        """The tutorial's coarse leak flag. Asking changes nothing; its rise is told where a leak is found."""
+        return self._pools[0].ledger.at_threshold(self._pools[0].status.checkedout)
 
     # --- shutdown ----------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import sys
 import warnings
@@ -24,8 +25,9 @@ from sqlalchemy.pool import (
 )
 from sqlalchemy.pool.base import _ConnectionFairy, _ConnectionRecord
 
+from pooldrain.drivers import in_transaction, is_executing
 from pooldrain.gate import InFlightRequest
-from pooldrain.ledger import Checkout, CheckoutLedger, Holding, Leak, describe
+from pooldrain.ledger import PINNED_LOOK, Checkout, CheckoutLedger, Holding, Leak, describe, who_holds
 from pooldrain.policy import PoolPolicy
 from pooldrain.pool import ClosablePool
 from pooldrain.stacks import RawStack, StackWalker, call_sites
@@ -41,11 +43,17 @@ from pooldrain.transcript import (
     NotReturned,
     Outstanding,
     PoolClosing,
+    PoolExhausted,
     PoolOpened,
+    ThresholdReached,
 )
 
 # Characters kept of the last statement: it is shown to people, not replayed.
 STATEMENT_KEPT = 400
+
+
+# Seconds for which the pool's exhaustion is not told again.
+EXHAUSTED_TOLD = 1.0
 
 
 class EventSink(Protocol):
@@ -98,6 +106,7 @@ class PoolTracker:
         self.ledger = ledger
         self.opened = 0
         self.closed = 0
+        self._tell_exhausted_at = 0.0  # monotonic seconds
         self._open: dict[int, ConnectionPoolEntry] = {}  # by the connection's identity: each closing counts once
         self._events = events
         self._lock = lock
@@ -126,6 +135,17 @@ class PoolTracker:
         with self._lock:
             return list(self._open.values())
 
+    def timed_out(self, numbers: PoolStatus, waiting: int) -> tuple[str, ...]:
+        """Somebody has waited for a connection in vain: tell, once in EXHAUSTED_TOLD seconds; who has them all."""
+        with self._lock:
+            now = self._clock()
+            holders = who_holds(self.ledger.outstanding.values(), now)
+            if now >= self._tell_exhausted_at:
+                self._tell_exhausted_at = now + EXHAUSTED_TOLD
+                event = PoolExhausted(numbers.pool_size, numbers.overflow, numbers.checkedout, waiting, holders)
+                self._events.emit(event)
+        return holders
+
     def forget(self) -> list[Any]:
         """In a forked child: empty the books, and let go of the parent's connections; returns all there is of them."""
         parents: list[Any] = []
@@ -143,11 +163,19 @@ class PoolTracker:
         return parents
 
     def report(self, leaks: list[Leak]) -> None:
-        """Log each leak by name."""
+        """Log each leak by name; and, with the last, that so many are out that the coarse rule applies."""
+        if not leaks:
+            return
         now = self._clock()
-        for leak in leaks:
-            if leak.checkout is not None:
-                self._events.emit(LeakFound(leak.rule.value, self.describe(leak.checkout, now)))
+        described = [
+            (leak.rule.value, self.describe(leak.checkout, now)) for leak in leaks if leak.checkout is not None
+        ]
+        with self._lock:
+            for rule, holding in described:
+                self._events.emit(LeakFound(rule, holding))
+            if self.ledger.threshold_crossed() is not None:
+                threshold = self.ledger.policy.leak_threshold
+                self._events.emit(ThresholdReached(len(self.ledger.outstanding), threshold))
 
     def _connected(self, connection: Any, record: ConnectionPoolEntry) -> None:
         with self._lock:
@@ -168,8 +196,9 @@ class PoolTracker:
         """Who is checking out."""
         return self._walker.capture(sys._getframe(1) if self._frame is None else self._frame())
 
-    def checked_out(self, proxy: _ConnectionFairy, caller: RawStack) -> None:
+    def checked_out(self, proxy: PoolProxiedConnection, caller: RawStack) -> None:
         """A connection has left the pool."""
+        assert isinstance(proxy, _ConnectionFairy), "the only proxies that there are"
         record = proxy._connection_record
         assert record is not None
         worker = None if self._worker is None else self._worker()
@@ -227,6 +256,8 @@ class PoolTracker:
         checkout = self.ledger.outstanding.get(record)
         if checkout is not None:
             checkout.statement = statement[:STATEMENT_KEPT]
+            checkout.runs += 1
+            checkout.streams = bool(parameters_and_context[-1].execution_options.get("stream_results"))
 
 
 class TrackedPool:
@@ -240,6 +271,7 @@ class TrackedPool:
     def __init__(self, lock: AbstractContextManager[Any], clock: Callable[[], float]) -> None:
         self.lock = self._lock = lock
         self._clock = clock
+        self._look_again_at = 0.0  # monotonic seconds
 
     @property
     def sync_engine(self) -> sqlalchemy.Engine:
@@ -291,15 +323,35 @@ class TrackedPool:
             return [r for r in self.tracker.open_records() if r not in idle and r not in self.ledger.outstanding]
 
     def report_overdue(self) -> float:
-        """Report what has become overdue; the seconds until something else can."""
+        """Report what has become overdue; the seconds until something else can, infinite if the rule is off."""
         age = self.ledger.policy.leak_age
-        assert age is not None, "the overdue rule is off"
+        if age is None:
+            return math.inf
         with self._lock:
             now = self._clock()
             leaks = self.ledger.overdue(now)
             due = self.ledger.next_overdue()
         self.tracker.report(leaks)
         return max(0.001, age if due is None else due - now)
+
+    def report_pinned(self) -> float:
+        """Look for what idles in a transaction while its request's answer is sent; the seconds until the next look."""
+        now = self._clock()
+        if now < self._look_again_at:
+            return self._look_again_at - now
+        self._look_again_at = now + PINNED_LOOK
+        with self._lock:
+            answering = self.ledger.answering()
+        if answering:
+            idle = {c for c in answering if _idles_in_transaction(driver_connection(c))}
+            with self._lock:
+                leaks = self.ledger.pinned(idle, now)
+            self.tracker.report(leaks)
+        return PINNED_LOOK
+
+    def look(self) -> float:
+        """Report what time alone makes a leak; the seconds until the next look."""
+        return min(self.report_overdue(), self.report_pinned())
 
     def opened(self, url: str, started: float) -> None:
         """Tell that the pool is open."""
@@ -318,6 +370,10 @@ class TrackedPool:
         for number, holding in enumerate(holdings, 1):
             self.events.emit(Outstanding(number, holding))
         return checkouts, holdings
+
+
+def _idles_in_transaction(driver: Any) -> bool:
+    return in_transaction(driver) is True and not is_executing(driver)
 
 
 def _belongs_to_parent(*args: Any, **kwargs: Any) -> NoReturn:
@@ -341,14 +397,3 @@ def checked_out_proxy(checkout: Checkout) -> PoolProxiedConnection | None:
     reference = checkout.proxy
     proxy = reference() if isinstance(reference, weakref.ref) else None
     return proxy if isinstance(proxy, PoolProxiedConnection) else None
-
-
-def in_transaction(driver_connection: Any) -> bool | None:
-    """Whether a driver's connection is in a transaction: psycopg (both colours), sqlite3; None if it cannot tell."""
-    if driver_connection is None:
-        return None
-    info = getattr(driver_connection, "info", None)
-    if info is not None:
-        return bool(info.transaction_status.value != 0)  # libpq: PQTRANS_IDLE is 0
-    open_transaction = getattr(driver_connection, "in_transaction", None)
-    return None if open_transaction is None else bool(open_transaction)

@@ -35,6 +35,8 @@ class Event:
             value = getattr(self, item.name)
             if isinstance(value, Holding | PoolStatus):
                 value = value.as_dict()
+            elif isinstance(value, tuple):
+                value = list(value)
             record[item.name] = value
         return record
 
@@ -61,6 +63,26 @@ class PoolOpened(Event):
             f"pool: database connection test succeeded, {self.connected} connections opened in {self.seconds:.3f} s "
             f"(pool_size {self.pool_size}, max_overflow {self.max_overflow}, "
             f"{self.pool_size + self.max_overflow} in all) to {self.database}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PoolExhausted(Event):
+    """Somebody has waited for a connection in vain; who has them."""
+
+    name: ClassVar[str] = "pool_exhausted"
+    level: ClassVar[int] = WARNING
+    pool_size: int
+    overflow: int
+    checkedout: int
+    waiting: int  # who still waits for one
+    held: tuple[str, ...]  # who holds how many, for how long, and from where; the most first
+
+    def message(self) -> str:
+        held = "; ".join(self.held) or "nobody"
+        return (
+            f"pool: no connection became free in time: pool_size {self.pool_size}, overflow {self.overflow}, "
+            f"checked out {self.checkedout}, {self.waiting} more wait; held: {held}"
         )
 
 

@@ -14,13 +14,14 @@ from sqlalchemy import event, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from pooldrain.drivers import is_busy, shut_down_socket
 from pooldrain.errors import StartupError
 from pooldrain.gate import InFlightRequest
 from pooldrain.ledger import Checkout, CheckoutLedger
 from pooldrain.policy import LeakPolicy, PoolPolicy
 from pooldrain.pool import ClosableQueuePool
 from pooldrain.runtime import forks
-from pooldrain.runtime.database import connect_options, is_busy, shut_down_socket, startup_problem
+from pooldrain.runtime.database import connect_options, startup_problem
 from pooldrain.runtime.database_url import DatabaseUrl
 from pooldrain.tracker import (
     EventSink,

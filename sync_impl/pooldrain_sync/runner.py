@@ -128,8 +128,7 @@ class Runner(Service):
             if is_temporary(error):  # not the application's fault: no traceback
                 raise StartupError(startup_problem(self.pool.url, error, "cannot prepare")) from error
             raise
-        if any(pool.ledger.policy.leak_age is not None for pool in self.pools):
-            threading.Thread(target=self._watch_overdue, name="pooldrain-overdue", daemon=True).start()
+        threading.Thread(target=self._watch, name="pooldrain-watch", daemon=True).start()
         self.enter(Phase.READY)
 
     def reserve(self) -> Reservation | None:
@@ -262,7 +261,7 @@ class Runner(Service):
         with self._lock:
             self._condition.wait_for(happened, max(0.0, deadline - self.clock()))
 
-    def _watch_overdue(self) -> None:
-        """Report checkouts that become overdue; sleeps exactly until the next one can."""
+    def _watch(self) -> None:
+        """Report what time alone makes a leak. A look that fails is told, and the next one comes all the same."""
         while self.phase is not Phase.CLOSED:
-            time.sleep(min(pool.report_overdue() for pool in self.pools))
+            time.sleep(self.look_at_pools())

@@ -69,7 +69,7 @@ def test_a_connection_that_a_request_did_not_return_is_told_at_once(services: La
     [checkout] = page["checkouts"]
     expect_holder(checkout, backend, "leak-1", "unreturned")
     assert checkout["in_transaction"] is True
-    assert page["leaks"] == {"collected": 0, "unreturned": 1, "overdue": 0, "threshold": 0}
+    assert page["leaks"] == {"collected": 0, "unreturned": 1, "overdue": 0, "pinned": 0, "threshold": 0}
     assert page["connection_leak"] is False
 
     assert stop(service) == 0
@@ -95,7 +95,7 @@ def test_a_connection_that_the_garbage_collector_found_is_told_and_closed(
     eventually(lambda: len(postgres.sessions(service.pids)) == 9, "the connection is closed, not pooled again")
     page = detail(service)
     assert page["checkouts"] == []
-    assert page["leaks"] == {"collected": 1, "unreturned": 0, "overdue": 0, "threshold": 0}
+    assert page["leaks"] == {"collected": 1, "unreturned": 0, "overdue": 0, "pinned": 0, "threshold": 0}
     assert page["pool_status"] == {"pool_size": 10, "checkedout": 0, "overflow": 0, "idle": 9}
     assert service.get("/db-test").status == 200
     assert stop(service) == 0
@@ -123,7 +123,7 @@ def test_a_connection_held_too_long_is_told_and_told_again_when_it_returns(
     assert returned["message"].startswith("leak (overdue): returned after 0.")
     assert "held by GET /work, request overdue-1" in returned["message"]
     assert service.get("/work?ms=10").status == 200
-    assert detail(service)["leaks"] == {"collected": 0, "unreturned": 0, "overdue": 1, "threshold": 0}
+    assert detail(service)["leaks"] == {"collected": 0, "unreturned": 0, "overdue": 1, "pinned": 0, "threshold": 0}
     assert stop(service) == 0
     assert service.report["outstanding"] == []
     assert len(service.events("leak")) == 1

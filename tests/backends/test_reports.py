@@ -33,7 +33,7 @@ def expect_shape(report: Record) -> None:
     assert len(report["cut_requests"]) == requests["cut"]
     assert list(connections) == ["opened", "closed", "reclaimed", "abandoned"]
     assert connections["opened"] == connections["closed"] + connections["reclaimed"] + connections["abandoned"]
-    assert list(report["leaks"]) == ["collected", "unreturned", "overdue", "threshold"]
+    assert list(report["leaks"]) == ["collected", "unreturned", "overdue", "pinned", "threshold"]
     assert all(list(holding) == HOLDING for holding in report["outstanding"])
     assert all(list(cut) == CUT for cut in report["cut_requests"])
     assert report["errors"] == []

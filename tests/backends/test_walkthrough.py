@@ -165,7 +165,7 @@ def test_the_report_says_what_the_log_says(walk: Walk) -> None:
     assert report["requests"] == {"in_flight_at_signal": 0, "finished": 7, "refused": 0, "cut": 0, "seen": 7}
     assert [holding["holder"] for holding in report["outstanding"]] == ["GET /db-test-leak"] * LEAKS
     assert report["connections"] == {"opened": 10, "closed": 5, "reclaimed": 5, "abandoned": 0}
-    assert report["leaks"] == {"collected": 0, "unreturned": LEAKS, "overdue": 0, "threshold": 1}
+    assert report["leaks"] == {"collected": 0, "unreturned": LEAKS, "overdue": 0, "pinned": 0, "threshold": 1}
 
 
 def test_the_console_shows_the_same_story_without_a_stray_line(

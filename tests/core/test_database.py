@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pooldrain.policy import PoolPolicy
-from pooldrain.runtime.database import connect_options
+from pooldrain.runtime.database import connect_options, end_in_transit
 from pooldrain.runtime.database_url import DatabaseUrl
 
 POSTGRESQL = DatabaseUrl.parse("postgresql://user@db.example.org/name")
@@ -63,3 +67,36 @@ def test_sqlite_is_told_how_long_to_wait_for_another_writer() -> None:
     url = DatabaseUrl.parse("sqlite:///file.db")
     connect_options(url, PoolPolicy(pool_timeout=3), "service")(None, None, [], parameters)
     assert parameters == {"timeout": 3, "check_same_thread": False}
+
+
+class Socketed:
+    """A driver's connection over a real socket pair; psycopg's lock tells whether somebody uses it."""
+
+    def __init__(self, *, busy: bool) -> None:
+        self.ours, self.theirs = socket.socketpair()
+        self.lock = threading.Lock()
+        if busy:
+            self.lock.acquire()
+
+    def fileno(self) -> int:
+        return self.ours.fileno()
+
+    @property
+    def ended(self) -> bool:
+        """Whether its other end has heard of an end."""
+        with suppress(BlockingIOError):
+            return self.theirs.recv(1, socket.MSG_DONTWAIT) == b""
+        return False
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_of_what_is_in_transit_only_what_somebody_waits_for_is_ended(busy: bool) -> None:
+    driver = Socketed(busy=busy)
+    record = SimpleNamespace(driver_connection=driver, dbapi_connection=driver)
+    closed: list[object] = []
+    pool: Any = SimpleNamespace(in_transit=lambda: [record], tracker=SimpleNamespace(closed_one=closed.append))
+    assert end_in_transit(pool) == (1 if busy else 0)
+    assert driver.ended is busy
+    assert closed == ([driver] if busy else [])
+    driver.ours.close()
+    driver.theirs.close()

@@ -268,6 +268,7 @@ def test_nothing_a_client_sends_can_break_a_log_line(method: str, text: str) -> 
 
 
 def test_a_request_id_fit_to_be_printed_is_kept() -> None:
+    assert LONGEST_ID == 64  # what people read in a line of a log
     longest = "a" * LONGEST_ID
     for given_id in ("trace-1/2:3 {4}", longest):
         assert admitted(RequestGate(), given_id=given_id).request_id == given_id

@@ -34,12 +34,13 @@ ORDER = [
     "normal_form",
     "queues",
     "pool",
+    "drivers",
     "tracker",
     "service",
     "runtime",
 ]
 # What decides: everything but the pool and the edges. From the standard library it may have what only computes.
-DECIDING = [name for name in ORDER if name not in ("queues", "pool", "tracker", "runtime")]
+DECIDING = [name for name in ORDER if name not in ("queues", "pool", "drivers", "tracker", "runtime")]
 HARMLESS = {
     "__future__",
     "collections.abc",

@@ -12,6 +12,7 @@ import pytest
 from pooldrain.gate import CURRENT_REQUEST, InFlightRequest
 from pooldrain.ledger import (
     CURRENT_HOLDER,
+    HOLDERS_SHOWN,
     STATEMENT_SHOWN,
     Checkout,
     CheckoutLedger,
@@ -20,6 +21,7 @@ from pooldrain.ledger import (
     LeakRule,
     describe,
     hold_as,
+    who_holds,
 )
 from pooldrain.policy import LeakPolicy
 from pooldrain.stacks import StackWalker
@@ -215,6 +217,84 @@ def test_without_a_leak_age_nothing_is_ever_overdue() -> None:
     assert ledger.next_overdue() is None
 
 
+# -- the rule: pinned
+
+
+def answering(ledger: CheckoutLedger) -> Checkout:
+    """A checkout of a request whose answer has begun."""
+    with serving() as request:
+        checkout = check_out(ledger)
+        request.status = 200
+    return checkout
+
+
+def test_a_connection_that_idles_in_a_transaction_while_its_answer_is_sent_is_pinned(ledger: CheckoutLedger) -> None:
+    checkout = answering(ledger)
+    assert ledger.pinned({checkout}, 1.0) == []
+    assert rules(ledger.pinned({checkout}, 2.0)) == [LeakRule.PINNED]
+    assert ledger.pinned({checkout}, 3.0) == []
+    assert ledger.counts[LeakRule.PINNED] == 1
+    assert not ledger.leaked
+
+
+def test_before_its_answer_has_begun_a_request_may_hold_its_connection(ledger: CheckoutLedger) -> None:
+    with serving():
+        check_out(ledger)
+    assert ledger.answering() == []
+
+
+def test_who_runs_a_statement_between_two_looks_is_not_pinned(ledger: CheckoutLedger) -> None:
+    checkout = answering(ledger)
+    for now in (1.0, 2.0, 3.0):
+        assert ledger.pinned({checkout}, now) == []
+        checkout.runs += 1
+
+
+def test_who_is_seen_at_work_at_one_of_two_looks_is_not_pinned(ledger: CheckoutLedger) -> None:
+    checkout = answering(ledger)
+    for now, idle in ((1.0, {checkout}), (2.0, set[Checkout]()), (3.0, {checkout})):
+        assert ledger.pinned(idle, now) == []
+
+
+def test_who_reads_rows_from_the_server_while_it_streams_is_not_pinned(ledger: CheckoutLedger) -> None:
+    checkout = answering(ledger)
+    checkout.streams = True
+    assert [ledger.pinned({checkout}, now) for now in (1.0, 2.0, 3.0)] == [[], [], []]
+
+
+@pytest.mark.parametrize("leak_age", [10.0])
+def test_a_pinned_connection_can_still_become_overdue(leak_age: float) -> None:
+    ledger = CheckoutLedger(LeakPolicy(leak_age=leak_age))
+    checkout = answering(ledger)
+    ledger.pinned({checkout}, 1.0)
+    ledger.pinned({checkout}, 2.0)
+    assert ledger.next_overdue() == checkout.since + leak_age
+    assert rules(ledger.overdue(checkout.since + leak_age)) == [LeakRule.OVERDUE]
+    assert checkout.rule is LeakRule.OVERDUE
+
+
+# -- who holds what
+
+
+def test_holders_are_told_together_when_alike_the_largest_group_first(ledger: CheckoutLedger) -> None:
+    with serving("/few"):
+        check_out(ledger, 1, now=1.0)
+    with serving("/many"):
+        for key in (2, 3):
+            check_out(ledger, key, now=float(key))
+    told = who_holds(ledger.outstanding.values(), 12.0)
+    assert told == ("2 by GET /many, for 10.000 s at most", "1 by GET /few, for 11.000 s at most")
+
+
+def test_of_many_holders_the_first_are_named(ledger: CheckoutLedger) -> None:
+    for number in range(HOLDERS_SHOWN + 2):
+        with serving(f"/{number}"):
+            check_out(ledger, number)
+    told = who_holds(ledger.outstanding.values(), 1.0)
+    assert len(told) == HOLDERS_SHOWN + 1
+    assert told[-1] == "2 by others"
+
+
 # -- the rule: threshold
 
 
@@ -225,14 +305,21 @@ def test_the_threshold_itself_is_a_leak_as_the_tutorial_prints_it(checkedout: in
 
 def test_the_threshold_is_told_each_time_it_is_reached_anew() -> None:
     ledger = CheckoutLedger(LeakPolicy(leak_threshold=2))
-    told = [ledger.threshold_crossed(checkedout) is not None for checkedout in (1, 2, 3, 2, 1, 0, 2)]
-    assert told == [False, True, False, False, False, False, True]
+    told = []
+    for key, comes in ((1, True), (2, True), (3, True), (3, False), (2, False), (1, False), (1, True), (2, True)):
+        if comes:
+            ledger.check_out(key, 0.0, (), None, None)
+        else:
+            ledger.check_in(key)
+        told.append(ledger.threshold_crossed() is not None)
+    assert told == [False, True, False, False, False, False, False, True]
     assert ledger.counts[LeakRule.THRESHOLD] == 2
 
 
 def test_the_threshold_blames_nobody_and_fails_no_exit() -> None:
     ledger = CheckoutLedger(LeakPolicy(leak_threshold=1))
-    assert ledger.threshold_crossed(1) == Leak(LeakRule.THRESHOLD, None, 0.0)
+    ledger.check_out(1, 0.0, (), None, None)
+    assert ledger.threshold_crossed() == Leak(LeakRule.THRESHOLD, None, 0.0)
     assert not ledger.leaked
 
 
@@ -244,6 +331,7 @@ def test_each_rule_has_a_counter_and_all_begin_at_zero(ledger: CheckoutLedger) -
         "collected": 0,
         "unreturned": 0,
         "overdue": 0,
+        "pinned": 0,
         "threshold": 0,
     }
 
@@ -259,7 +347,7 @@ def test_a_stronger_rule_replaces_a_weaker_one(ledger: CheckoutLedger) -> None:
     ledger.collected(checkout, 12.0)
     seen.append(checkout.rule)
     assert seen == [None, LeakRule.OVERDUE, LeakRule.UNRETURNED, LeakRule.COLLECTED]
-    assert [ledger.counts[rule] for rule in LeakRule] == [1, 1, 1, 0]
+    assert [ledger.counts[rule] for rule in LeakRule] == [1, 1, 1, 0, 0]
 
 
 def test_a_weaker_rule_does_not_replace_a_stronger_one(ledger: CheckoutLedger) -> None:

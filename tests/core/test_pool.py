@@ -20,7 +20,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util import greenlet_spawn
 
 from pooldrain import PoolClosed
-from pooldrain.pool import ClosableAsyncQueuePool, ClosablePool, ClosableQueuePool
+from pooldrain.pool import ClosableAsyncQueuePool, ClosablePool, ClosableQueuePool, PoolExhausted
 from pooldrain.queues import ClosableAsyncQueue
 from pooldrain.runtime.database_url import DatabaseUrl
 from pooldrain.status import PoolStatus
@@ -153,8 +153,10 @@ def test_while_the_pool_is_open_a_returned_connection_goes_to_who_waits(colour: 
 def test_while_the_pool_is_open_who_waits_too_long_gets_sqlalchemys_timeout(colour: Colour) -> None:
     pool = make(colour, Driver(), size=1, timeout=0)
     held = pool.connect()
-    with pytest.raises(PoolTimeoutError, match="limit of size 1 overflow 0 reached"):
+    with pytest.raises(PoolTimeoutError, match="limit of size 1 overflow 0 reached") as waited:
         pool.connect()
+    assert isinstance(waited.value, PoolExhausted)
+    assert (waited.value.numbers.checkedout, waited.value.waiting, waited.value.holders) == (1, 0, ())
     assert pool.numbers() == PoolStatus(pool_size=1, checkedout=1, overflow=0, idle=0)
     give_back(held)
 

@@ -238,14 +238,37 @@ def test_what_outlives_a_request_is_no_leak(world: World) -> None:
     assert "leak" not in world.events.names
 
 
-def test_the_threshold_is_told_when_it_is_reached_and_flagged_as_long_as_it_lasts() -> None:
+def test_the_threshold_is_flagged_as_long_as_it_lasts_and_asking_changes_nothing() -> None:
     world = World(LeakPolicy(leak_threshold=5))
     flags: list[bool] = []
-    for checkedout in (4, 5, 6, 0):
+    for checkedout in (4, 5, 5, 6, 0):
         world.pool.numbers = PoolStatus(10, checkedout, 0, 10 - checkedout)
         flags.append(world.service.check_threshold())
-    assert flags == [False, True, True, False]
-    assert world.events.take("leak_threshold") == {"checkedout": 5, "threshold": 5}
+    assert flags == [False, True, True, True, False]
+    assert world.events.names == []
+    assert not any(world.pool.ledger.counts.values())
+
+
+def test_the_threshold_is_told_under_the_lock_when_a_leak_brings_it_about() -> None:
+    world = World(LeakPolicy(leak_threshold=2))
+    for _ in range(3):
+        request = world.admit("/db-test-leak")
+        world.leak(request)
+        world.end(request)
+    assert world.events.take("leak_threshold") == {"checkedout": 2, "threshold": 2}
+    assert "leak_threshold" not in world.events.outside
+
+
+def test_a_look_that_fails_is_told_once_and_the_other_pools_are_looked_at(world: World) -> None:
+    def broken() -> float:
+        raise ValueError("no idea")
+
+    vars(world.pool)["look"] = broken
+    assert [world.service.look_at_pools() for _ in range(2)] == [1.0, 1.0]
+    told = world.events.take("background_failed")
+    assert (told["what"], told["error"]) == ("the watch over the pools", "ValueError: no idea")
+    assert told["raised_at"].endswith("broken")
+    assert world.service.tally().errors == ("the watch over the pools: ValueError: no idea",)
 
 
 # -- draining
@@ -441,7 +464,7 @@ def test_the_tally_holds_the_facts_of_the_whole_life() -> None:
     assert world.service.tally() == Tally(
         requests=RequestCounts(in_flight_at_signal=2, finished=2, refused=1, cut=1),
         cut_requests=(CutRequest("slow", "GET /work", 7.123, None),),
-        leaks={"collected": 0, "unreturned": 1, "overdue": 0, "threshold": 0},
+        leaks={"collected": 0, "unreturned": 1, "overdue": 0, "pinned": 0, "threshold": 0},
         opened=10,
         closed=9,
         outstanding=(),
@@ -464,7 +487,7 @@ def test_a_service_with_several_pools_adds_them_up() -> None:
         pool.tracker.opened, pool.tracker.closed = opened, closed
     tally = world.service.tally()
     assert (tally.opened, tally.closed, tally.leaked, tally.fail_on_leak) == (15, 14, True, True)
-    assert tally.leaks == {"collected": 0, "unreturned": 2, "overdue": 0, "threshold": 0}
+    assert tally.leaks == {"collected": 0, "unreturned": 2, "overdue": 0, "pinned": 0, "threshold": 0}
     world.service.disposed(Done(101.0), 100.0, 0)
     assert world.events.take("pool_abandoned")["abandoned"] == 1
 

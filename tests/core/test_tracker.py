@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import linecache
+import math
 import re
 import sqlite3
 import threading
@@ -28,7 +29,7 @@ from pooldrain import LeakPolicy, PoolClosed, PoolPolicy
 from pooldrain.gate import CURRENT_REQUEST, InFlightRequest
 from pooldrain.runtime.database_url import DatabaseUrl
 from pooldrain.status import PoolStatus
-from pooldrain.tracker import dbapi_connection, driver_connection
+from pooldrain.tracker import STATEMENT_KEPT, dbapi_connection, driver_connection
 from pooldrain.transcript import Event
 from tests.harness.colours import PATIENCE, Colour, Loop, Threads, both_colours, run
 
@@ -186,6 +187,19 @@ def test_a_refused_checkout_is_not_in_the_books(colour: Colour, url: DatabaseUrl
         with pytest.raises(PoolClosed):
             seen.connect()
         assert seen.manager.outstanding() == []
+
+
+@both_colours
+def test_of_a_long_statement_its_beginning_is_kept(colour: Colour, url: DatabaseUrl) -> None:
+    with books(colour, url) as seen, seen.connect() as connection:
+        connection.execute(text(f"SELECT 1 -- {'x' * 10 * STATEMENT_KEPT}"))
+        (checkout,) = seen.manager.outstanding()
+        assert checkout.statement is not None
+        assert len(checkout.statement) == STATEMENT_KEPT
+        assert checkout.runs == 1
+        connection.execute(text("SELECT 2"))
+        assert checkout.runs == 2
+        assert not checkout.streams
 
 
 @both_colours
@@ -442,3 +456,14 @@ def test_a_package_whose_name_only_begins_like_ours_is_the_users(url: DatabaseUr
         (holding,) = seen.manager.holdings()
         connection.close()
         assert holding.call_site == f"{directory}/views.py:2 in view"
+
+
+@both_colours
+def test_a_pool_without_a_leak_age_has_nothing_to_wait_for(colour: Colour, url: DatabaseUrl) -> None:
+    with books(colour, url) as seen:
+        connection = seen.connect()
+        seen.clock.now += 1000
+        assert seen.manager.report_overdue() == math.inf
+        assert 0 < seen.manager.look() <= 1.0
+        assert "leak" not in seen.events.names
+        connection.close()

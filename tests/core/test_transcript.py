@@ -46,6 +46,7 @@ SAMPLES: dict[Any, Any] = {
     int: 3,
     float: 0.25,
     bool: True,
+    tuple[str, ...]: ("one", "another"),
     str | None: None,
     int | None: None,
     Holding: HOLDING,

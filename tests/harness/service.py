@@ -161,6 +161,11 @@ class Launcher:
         self.enter(service)
         return service
 
+    def start_app(self, backend: Backend, module: str, *options: str) -> Service:
+        """Start a service with the application of its colour: `create_sync` or `create_async` of a module."""
+        colour = backend.module.removeprefix("pooldrain_")
+        return self.start(backend, "--app", f"{module}:create_{colour}", *options)
+
     def start_all(
         self, backends: Sequence[Backend], *options: str, url: Callable[[Backend], str] | None = None
     ) -> list[Service]:

@@ -115,7 +115,7 @@ def report() -> dict[str, Any]:
         "requests": {"in_flight_at_signal": 1, "finished": 2, "refused": 1, "cut": 1, "seen": 4},
         "cut_requests": [{"request_id": "r3", "route": "GET /work", "age": 1.0, "status": 503}],
         "outstanding": [LEAKER],
-        "leaks": {"collected": 0, "unreturned": 1, "overdue": 0, "threshold": 1},
+        "leaks": {"collected": 0, "unreturned": 1, "overdue": 0, "pinned": 0, "threshold": 1},
         "connections": {"opened": 3, "closed": 2, "reclaimed": 1, "abandoned": 0},
         "errors": [],
     }

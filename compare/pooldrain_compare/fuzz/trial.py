@@ -32,7 +32,8 @@ _MOST_TIMERS = 200
 _TICK = 0.0137
 
 # In an error that a pool's closing wakes somebody with: who comes back at the same time may do so before or after.
-_COUNT = re.compile(r"checked out \d+")
+# And what names holders with their lines: the two worlds are two files.
+_COUNT = re.compile(r"checked out \d+|, \d+ more wait; held: .*?\)(?= |$)")
 
 # What a report measures.
 _MEASURED = ("seconds", "age", "call_site", "callers")
@@ -232,7 +233,7 @@ class _Director:
             probes=self._probes,
             rows=list(world.database.rows),
             held_sessions=world.database.held_sessions,
-            errors=sorted(_COUNT.sub("checked out ?", error) for error in world.errors),  # they come at the same time
+            errors=sorted(_COUNT.sub("?", error) for error in world.errors),  # they come at the same time
         )
 
     def _do(self, action: Action) -> None:

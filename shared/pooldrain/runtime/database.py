@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import socket
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from pooldrain.drivers import is_busy, shut_down_socket
 from pooldrain.gate import InFlightRequest
 from pooldrain.policy import PoolPolicy
 from pooldrain.runtime.database_url import DatabaseUrl
@@ -77,29 +76,6 @@ def startup_problem(url: DatabaseUrl, error: Exception, what: str = "cannot conn
     """Why the database cannot be used, in one line, with the password masked."""
     reason = " ".join(str(getattr(error, "orig", None) or error).split())
     return f"{what} {url.masked}: {url.mask(reason)}"
-
-
-def is_busy(driver: Any) -> bool:
-    """Whether another thread or task is using the driver's connection right now (psycopg's own lock tells)."""
-    lock = getattr(driver, "lock", None)
-    return lock is not None and bool(lock.locked())
-
-
-def shut_down_socket(driver: Any) -> bool:
-    """End a connection from outside, freeing nothing that another thread may be using. False if it has no socket."""
-    try:
-        descriptor = os.dup(driver.fileno())
-    except Exception:  # noqa: BLE001 - closed meanwhile, or a driver without a socket: nothing to end either way
-        return False
-    with socket.socket(fileno=descriptor) as connection:
-        try:
-            driver.fileno()  # closed before it was duplicated, the number may be another socket's: then this raises
-            connection.shutdown(socket.SHUT_RDWR)
-        except OSError as error:
-            return error.errno == errno.ENOTCONN  # ended before
-        except Exception:  # noqa: BLE001 - as above
-            return False
-    return True
 
 
 def cut_off(pool: TrackedPool, requests: Iterable[InFlightRequest]) -> int:

@@ -9,6 +9,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from pooldrain.errors import InvalidRequest, PoolClosed, describe_error
 from pooldrain.gate import CURRENT_REQUEST
+from pooldrain.pool import PoolExhausted
 from pooldrain.status import DATABASE_UNAVAILABLE, INTERNAL_ERROR, POOL_CLOSED, POOL_EXHAUSTED, Answer, invalid_request
 
 logger = logging.getLogger("pooldrain")
@@ -25,7 +26,9 @@ def explain_error(error: Exception, route: str) -> Answer:
         return POOL_CLOSED
     if isinstance(error, InvalidRequest):
         return invalid_request()
-    if isinstance(error, PoolTimeout):
+    if isinstance(error, PoolExhausted):
+        return POOL_EXHAUSTED  # the pool has told of it, with who holds its connections
+    if isinstance(error, PoolTimeout):  # of an engine of the application's own
         logger.warning("%s: %s", route, describe_error(error))
         return POOL_EXHAUSTED
     if isinstance(error, DBAPIError) and is_temporary(error):

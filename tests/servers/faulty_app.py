@@ -1,0 +1,198 @@
+"""Applications that do what applications should not: `create_sync` and `create_async`, for `--app`.
+
+`/stream` idles in a transaction while it streams, `/export` queries as it does; `/short`, `/long` and `/broken` break
+their responses' framing; `/unread` leaves a body unread; `/after` works on after its answer, on a connection, and
+`/after-idle` (asyncio only) without one; `/raise` raises what a client wrote; `/hold` keeps its thread or its task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import fastapi
+import flask
+from fastapi.responses import StreamingResponse
+from sqlalchemy import text
+from starlette.background import BackgroundTask
+
+import pooldrain_async.runner
+import pooldrain_sync.runner
+from pooldrain import LeakPolicy, PoolPolicy
+from pooldrain.runtime.database_url import DatabaseUrl
+
+SECOND_POOL = "SECOND_POOL"  # a variable: the file of a second pool's database
+
+CHUNKS = 12
+PAUSE = 0.25  # seconds between two chunks
+SELECT = text("SELECT 42")
+SLEEP = text("SELECT pg_sleep(:seconds)")
+FORGED = "first\nERROR forged \x1b[31m\x9b1m\u2028end"
+
+
+def _second_pool(runner: Any) -> None:
+    if path := os.environ.get(SECOND_POOL):
+        runner.add_pool(DatabaseUrl.parse(f"sqlite:///{path}"), PoolPolicy(pool_size=1), LeakPolicy())
+
+
+def _framings() -> dict[str, list[bytes]]:
+    """Bodies of responses that announce ten bytes."""
+    return {"short": [b"four"], "long": [b"0123456789", b"and more"], "long-at-once": [b"0123456789and more"]}
+
+
+def create_sync(runner: pooldrain_sync.runner.Runner) -> flask.Flask:
+    _second_pool(runner)
+    app = flask.Flask(__name__)
+    engine = runner.pool.engine
+
+    @app.get("/livez")
+    @app.get("/readyz")
+    @app.get("/ok")
+    def ok() -> dict[str, bool]:
+        return {"ok": True}
+
+    @app.get("/hold")
+    def hold() -> dict[str, bool]:
+        with engine.connect() as connection:
+            connection.execute(SLEEP, {"seconds": float(flask.request.args["seconds"])})
+        return {"ok": True}
+
+    @app.get("/stream")
+    def stream() -> flask.Response:
+        connection = engine.connect()
+        connection.execute(SELECT)
+
+        def body() -> Iterator[bytes]:
+            with connection:
+                for _ in range(CHUNKS):
+                    yield b"x\n"
+                    threading.Event().wait(PAUSE)
+
+        return flask.Response(body(), headers={"Content-Length": str(2 * CHUNKS)})
+
+    @app.get("/export")
+    def export() -> flask.Response:
+        def body() -> Iterator[bytes]:
+            with engine.connect() as connection:
+                for _ in range(CHUNKS):
+                    connection.execute(SLEEP, {"seconds": PAUSE})
+                    yield b"x\n"
+
+        return flask.Response(body(), headers={"Content-Length": str(2 * CHUNKS)})
+
+    @app.get("/framing/<kind>")
+    def framing(kind: str) -> flask.Response:
+        return flask.Response(iter(_framings()[kind]), headers={"Content-Length": "10"})
+
+    @app.get("/broken")
+    def broken() -> flask.Response:
+        def body() -> Iterator[bytes]:
+            yield b"four"
+            raise ValueError(FORGED)
+
+        return flask.Response(body(), headers={"Content-Length": "10"})
+
+    @app.post("/unread")
+    def unread() -> dict[str, bool]:
+        return {"ok": True}
+
+    @app.get("/raise")
+    def raising() -> dict[str, bool]:
+        raise ValueError(FORGED)
+
+    @app.get("/after")
+    def after() -> flask.Response:
+        response = flask.Response(b"done")
+
+        @response.call_on_close
+        def work() -> None:
+            with engine.connect() as connection:
+                connection.execute(SLEEP, {"seconds": float(flask.request.args["seconds"])})
+
+        return response
+
+    return app
+
+
+def create_async(runner: pooldrain_async.runner.Runner) -> fastapi.FastAPI:
+    _second_pool(runner)
+    app = fastapi.FastAPI()
+    engine = runner.pool.engine
+
+    @app.get("/livez")
+    @app.get("/readyz")
+    @app.get("/ok")
+    async def ok() -> dict[str, bool]:
+        return {"ok": True}
+
+    @app.get("/hold")
+    async def hold(seconds: float) -> dict[str, bool]:
+        async with engine.connect() as connection:
+            await connection.execute(SLEEP, {"seconds": seconds})
+        return {"ok": True}
+
+    @app.get("/stream")
+    async def stream() -> StreamingResponse:
+        connection = await engine.connect()
+        await connection.execute(SELECT)
+
+        async def body() -> AsyncIterator[bytes]:
+            try:
+                for _ in range(CHUNKS):
+                    yield b"x\n"
+                    await asyncio.sleep(PAUSE)
+            finally:
+                await connection.close()
+
+        return StreamingResponse(body(), headers={"Content-Length": str(2 * CHUNKS)})
+
+    @app.get("/export")
+    async def export() -> StreamingResponse:
+        async def body() -> AsyncIterator[bytes]:
+            async with engine.connect() as connection:
+                for _ in range(CHUNKS):
+                    await connection.execute(SLEEP, {"seconds": PAUSE})
+                    yield b"x\n"
+
+        return StreamingResponse(body(), headers={"Content-Length": str(2 * CHUNKS)})
+
+    @app.get("/framing/{kind}")
+    async def framing(kind: str) -> StreamingResponse:
+        async def body() -> AsyncIterator[bytes]:
+            for chunk in _framings()[kind]:
+                yield chunk
+
+        return StreamingResponse(body(), headers={"Content-Length": "10"})
+
+    @app.get("/broken")
+    async def broken() -> StreamingResponse:
+        async def body() -> AsyncIterator[bytes]:
+            yield b"four"
+            raise ValueError(FORGED)
+
+        return StreamingResponse(body(), headers={"Content-Length": "10"})
+
+    @app.post("/unread")
+    async def unread() -> dict[str, bool]:
+        return {"ok": True}
+
+    @app.get("/raise")
+    async def raising() -> dict[str, bool]:
+        raise ValueError(FORGED)
+
+    async def sleep(seconds: float) -> None:
+        async with engine.connect() as connection:
+            await connection.execute(SLEEP, {"seconds": seconds})
+
+    @app.get("/after")
+    async def after(seconds: float) -> fastapi.Response:
+        return fastapi.Response(b"done", background=BackgroundTask(sleep, seconds))
+
+    @app.get("/after-idle")
+    async def after_idle(seconds: float) -> fastapi.Response:
+        return fastapi.Response(b"done", background=BackgroundTask(asyncio.sleep, seconds))
+
+    return app
