@@ -81,6 +81,16 @@ class Scenarios:
 
         return StreamingResponse(halves(), headers={"content-type": routes.STREAM_TYPE})
 
+    async def pinned(self, given: Given) -> Response:
+        async def halves() -> AsyncIterator[bytes]:
+            async with self._engine.connect() as connection:
+                await connection.execute(text(routes.SELECT_ONE))
+                yield routes.FIRST_HALF
+                await self._wait_at(given)
+                yield routes.SECOND_HALF
+
+        return StreamingResponse(halves(), headers={"content-type": routes.STREAM_TYPE})
+
     async def big(self, given: Given) -> Response:
         return Response(bytes(routes.BIG), headers={"content-type": routes.STREAM_TYPE})
 
@@ -88,6 +98,7 @@ class Scenarios:
         async def lines() -> AsyncIterator[bytes]:
             async with self._engine.connect() as connection:
                 await connection.execute(text(routes.SELECT_ONE))
+                await connection.commit()  # in no transaction, it is not pinned
                 while True:
                     yield routes.LINE
                     await asyncio.sleep(routes.LINE_PAUSE)

@@ -78,6 +78,16 @@ class Scenarios:
 
         return Response(halves(), content_type=routes.STREAM_TYPE)
 
+    def pinned(self, given: Given) -> Response:
+        def halves() -> Iterator[bytes]:
+            with self._engine.connect() as connection:
+                connection.execute(text(routes.SELECT_ONE))
+                yield routes.FIRST_HALF
+                self._wait_at(given)
+                yield routes.SECOND_HALF
+
+        return Response(halves(), content_type=routes.STREAM_TYPE)
+
     def big(self, given: Given) -> Response:
         return Response(bytes(routes.BIG), content_type=routes.STREAM_TYPE)
 
@@ -85,6 +95,7 @@ class Scenarios:
         def lines() -> Iterator[bytes]:
             with self._engine.connect() as connection:
                 connection.execute(text(routes.SELECT_ONE))
+                connection.commit()  # in no transaction, it is not pinned
                 while True:
                     yield routes.LINE
                     time.sleep(routes.LINE_PAUSE)

@@ -30,6 +30,7 @@ ROUTES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("/reserve", "reserve", ("GET",)),  # a transaction that writes, waits at the query latch, and commits
     ("/fail", "fail", ("GET",)),  # raises while it holds a connection
     ("/stream", "stream", ("GET",)),  # sends a half, waits at the query latch, sends the other half
+    ("/pinned", "pinned", ("GET",)),  # the same, but for a latch in place of the statement: its transaction idles
     ("/background", "background", ("GET",)),  # leaves a task behind that holds a connection until the latch opens
     ("/after-response", "after_response", ("GET",)),  # the same, as a part of the request after its answer
     ("/keep", "keep", ("GET",)),  # answers without returning its connection

@@ -590,6 +590,21 @@ DRAIN: tuple[Scenario, ...] = (
         expect=Expect(answers={"late": 200}, leaks={"overdue": 1}),
     ),
     Scenario(
+        name="leak-pinned",
+        shows="a connection that idles in a transaction while its answer is sent is reported, and its return too",
+        steps=(
+            Start("pinned", "/pinned?latch=l"),
+            FirstBytes("pinned"),
+            AtLatch("l"),
+            Event("leak", rule="pinned"),
+            SIGTERM,
+            Draining(),
+            Open(("l",)),
+            Answered(("pinned",)),
+        ),
+        expect=Expect(answers={"pinned": 200}, leaks={"pinned": 1}),
+    ),
+    Scenario(
         name="leak-threshold",
         shows="the coarse rule: so many connections are out that the status page calls it a leak",
         policy=("--leak-threshold", "2"),
