@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 if TYPE_CHECKING:
     from pooldrain.runtime.signals import SignalWatch
     from pooldrain.runtime.startup import Ground
-    from pooldrain.shutdown import ShutdownReport
+    from pooldrain_async.servers.uvicorn import UvicornServer
 
 
 def main() -> NoReturn:
@@ -40,15 +40,17 @@ def _uvicorn(ground: Ground) -> int:
     import asyncio
 
     from pooldrain.runtime.report import write_report
+    from pooldrain_async.servers.uvicorn import serve_to_end
 
     # Not asyncio.run: it would wait for tasks that swallow their cancellation.
-    report = asyncio.new_event_loop().run_until_complete(_serve(ground))
+    loop = asyncio.new_event_loop()
+    report = serve_to_end(loop, loop.run_until_complete(_open(ground)))
     if ground.settings.report is not None:
         write_report(ground.settings.report, report.as_dict())
     return report.exit_code
 
 
-async def _serve(ground: Ground) -> ShutdownReport:
+async def _open(ground: Ground) -> UvicornServer:
     from pooldrain.runtime import forks
     from pooldrain.runtime.listener import bind_socket
     from pooldrain.runtime.watchdog import Watchdog
@@ -61,11 +63,10 @@ async def _serve(ground: Ground) -> ShutdownReport:
     forks.keep_from_children(listener)
     service = build(settings, ground.url)
     watchdog = Watchdog(settings.shutdown.ladder.grace_period)
-    ground.watch.listen(lambda _name: watchdog.arm())
+    ground.watch.listen(watchdog.arm)
     await service.runner.open()
-    server = UvicornServer(service.app, service.runner, listener, watchdog=watchdog)
-    port = listener.getsockname()[1]
-    return await server.run_to_end(ground.watch, Listening(settings.host, port, settings.server, os.getpid()))
+    listening = Listening(settings.host, listener.getsockname()[1], settings.server, os.getpid())
+    return UvicornServer(service.app, service.runner, listener, listening, ground.watch, watchdog=watchdog)
 
 
 def _gunicorn(ground: Ground) -> int:

@@ -52,6 +52,7 @@ VOCABULARY: dict[str, dict[str, Any]] = {
     "pool_opened": {"pool_size": int, "max_overflow": int, "connected": int, "seconds": _NUMBER},
     "listening": {"host": str, "port": int, "server": str},
     "signal": {"signal": str, "number": int},
+    "signal_ignored": {"signal": str},
     "phase": {"phase": str},
     "drain_started": {"in_flight": int},
     "drain_ended": {"complete": bool, "in_flight": int, "refused": int, "seconds": _NUMBER},

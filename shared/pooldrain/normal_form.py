@@ -90,6 +90,7 @@ LIFECYCLE = (
     "pool_opened",
     "listening",
     "signal",
+    "signal_ignored",
     "drain_started",
     "drain_ended",
     "pool_closing",

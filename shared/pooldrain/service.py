@@ -39,6 +39,7 @@ from pooldrain.transcript import (
     RequestFinished,
     RequestRefused,
     ShutdownComplete,
+    SignalIgnored,
     SignalReceived,
 )
 
@@ -69,7 +70,7 @@ class Service:
         self._held: dict[InFlightRequest, Holding] = {}  # by what was cancelled: the connection it had then
         self._outstanding: tuple[Holding, ...] = ()
         self._reclaimed = 0
-        self._failed_looks: set[tuple[int, type[Exception], str]] = set()
+        self._failures: set[tuple[str, type[BaseException], str]] = set()  # those that were told
         self._errors: list[str] = []  # what broke beside the requests
 
     def changed(self) -> None:
@@ -100,30 +101,33 @@ class Service:
             self.changed()
         return first
 
+    def signal_ignored(self, name: str) -> None:
+        """A signal has come that means nothing."""
+        self.events.emit(SignalIgnored(name))
+
     def failed(self, what: str, error: BaseException) -> None:
         """Something that runs beside the requests has broken: it is told, and the exit code will be 4.
 
-        What broke goes on, or the shutdown begins; whoever calls this sees to that.
+        What fails again and again is told once; another failure, or one in another place, anew. What broke goes on, or
+        the shutdown begins; whoever calls this sees to that.
         """
         with self._lock:
+            failure = (what, type(error), raised_at(error))
+            if failure in self._failures:
+                return
+            self._failures.add(failure)
             described = describe_error(error)
             self._errors.append(f"{what}: {described}")
             self.events.emit(BackgroundFailed(what, described, raised_at(error)))
 
     def look_at_pools(self) -> float:
-        """Let each pool report, by its own policy, what time alone makes a leak; the seconds until the next look.
-
-        What fails is told once; a failure of another kind, or in another pool, anew.
-        """
+        """Let each pool report, by its own policy, what time alone makes a leak; the seconds until the next look."""
         pauses = [PINNED_LOOK]
-        for number, pool in enumerate(self._pools):
+        for number, pool in enumerate(self._pools, 1):
             try:
                 pauses.append(pool.look())
             except Exception as error:  # noqa: BLE001 - whatever it is, the other pools and the next look go on
-                failure = (number, type(error), raised_at(error))
-                if failure not in self._failed_looks:
-                    self._failed_looks.add(failure)
-                    self.failed("the watch over the pools", error)
+                self.failed(f"the watch over pool {number}", error)
         return max(0.001, min(pauses))
 
     # --- requests ----------------------------------------------------------------------------------------

@@ -115,6 +115,17 @@ class SignalReceived(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class SignalIgnored(Event):
+    """A signal that would kill a process which does not know it, and means nothing to this one."""
+
+    name: ClassVar[str] = "signal_ignored"
+    signal: str
+
+    def message(self) -> str:
+        return f"{self.signal} is ignored; SIGTERM and SIGINT end the service"
+
+
+@dataclass(frozen=True, slots=True)
 class PhaseEntered(Event):
     """The service moved on to a phase."""
 

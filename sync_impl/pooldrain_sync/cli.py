@@ -49,7 +49,7 @@ def _waitress(ground: Ground) -> int:
     forks.keep_from_children(listener)
     service = build(settings, ground.url)
     watchdog = Watchdog(settings.shutdown.ladder.grace_period)
-    ground.watch.listen(lambda _name: watchdog.arm())
+    ground.watch.listen(watchdog.arm)
     service.runner.open()
     server = WaitressServer(service.app, service.runner, listener, settings.threads, watchdog)
     port = listener.getsockname()[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -94,6 +95,37 @@ def test_a_second_signal_ends_the_announce_period(services: Launcher, backend: B
     service.await_event("signal", len(service.pids))
     service.send_signal(signal.SIGINT)
     assert service.ended(within=5).code == 0
+
+
+@every_way
+def test_sigquit_hurries_from_the_start(services: Launcher, postgres: Postgres, backend: Backend) -> None:
+    service = services.start(backend)
+    endless = service.connect().ask("GET", "/work?ms=60000")
+    postgres.await_working(service.pids)
+    service.send_signal(signal.SIGQUIT)
+    answer = endless.answer(timeout=5)
+    assert (answer.status, answer.closes) == (503, True)
+    assert service.ended(within=5).code == 3
+    assert {(report["signal"], report["hurried"]) for report in service.reports} == {("SIGQUIT", True)}
+    postgres.await_no_sessions(service.pids)
+
+
+@every_way
+def test_a_signal_that_means_nothing_kills_nobody(services: Launcher, in_flight: PutInFlight, backend: Backend) -> None:
+    service = services.start(backend)
+    held = in_flight(service, 2)
+    for number, told in enumerate((signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP), 1):
+        for process in service.pids:
+            os.kill(process, told)
+        records = service.await_event("signal_ignored", number * len(service.pids))
+        assert {record["signal"] for record in records[-len(service.pids) :]} == {told.name}
+    for told in (signal.SIGUSR1, signal.SIGUSR2):
+        service.send_signal(told)  # of several workers to their master
+    held.release()
+    assert [answer.status for answer in held.answers()] == [201] * len(held)
+    service.send_signal()
+    assert service.ended().code == 0
+    assert {complaint.split()[0] for complaint in service.complaints} <= {"SIGUSR1", "SIGUSR2"}, "of the master"
 
 
 @every_way

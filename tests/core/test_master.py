@@ -11,10 +11,11 @@ PROGRAM = """
 import os, queue, signal, threading, time
 from types import SimpleNamespace
 from pooldrain.runtime.master import Master
+from pooldrain.runtime.signals import SignalWatch
 
 master = Master.__new__(Master)
 master.SIG_QUEUE = queue.SimpleQueue()
-master.app = SimpleNamespace(ground=SimpleNamespace(watch=SimpleNamespace(received=[])))
+master.app = SimpleNamespace(ground=SimpleNamespace(watch=SignalWatch()))
 master.log = SimpleNamespace(close_on_exec=lambda: None)
 master.init_signals()
 main = f"/proc/self/task/{threading.get_native_id()}/stat"

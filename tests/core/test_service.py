@@ -266,9 +266,9 @@ def test_a_look_that_fails_is_told_once_and_the_other_pools_are_looked_at(world:
     vars(world.pool)["look"] = broken
     assert [world.service.look_at_pools() for _ in range(2)] == [1.0, 1.0]
     told = world.events.take("background_failed")
-    assert (told["what"], told["error"]) == ("the watch over the pools", "ValueError: no idea")
+    assert (told["what"], told["error"]) == ("the watch over pool 1", "ValueError: no idea")
     assert told["raised_at"].endswith("broken")
-    assert world.service.tally().errors == ("the watch over the pools: ValueError: no idea",)
+    assert world.service.tally().errors == ("the watch over pool 1: ValueError: no idea",)
 
 
 # -- draining

@@ -40,7 +40,7 @@ OVERRIDDEN = {
     "pooldrain_sync.servers.gunicorn_client:DrainBody": ("_read_reader",),
     "pooldrain_sync.servers.gunicorn_client:DrainResponse": ("default_headers", "process_headers"),
     "pooldrain_async.servers.gunicorn:DrainWorker": ("load_wsgi", "run"),
-    "pooldrain_async.servers.gunicorn:WorkerServer": ("_signalled", "_shut_down", "_accept_all"),
+    "pooldrain_async.servers.gunicorn:WorkerServer": ("_attend_signals", "_shut_down", "_accept_all"),
     "pooldrain_sync.servers.waitress:DrainParser": ("received",),
     "pooldrain_sync.servers.waitress:DrainErrorTask": ("execute",),
     "pooldrain_sync.servers.waitress:DrainTask": (

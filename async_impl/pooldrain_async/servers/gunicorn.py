@@ -17,12 +17,12 @@ from uvicorn._types import HTTPScope
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from pooldrain.runtime.exit import fast_exit, told_in_one_line
-from pooldrain.runtime.listener import BACKLOG, IDLE_LIMIT
+from pooldrain.runtime.listener import BROKEN_PAUSE, IDLE_LIMIT
 from pooldrain.runtime.worker import ManagedWorker
 from pooldrain.shutdown import ShutdownReport
 from pooldrain.transcript import Listening
 from pooldrain_async.runner import Runner
-from pooldrain_async.servers.uvicorn import DrainProtocol, UvicornServer
+from pooldrain_async.servers.uvicorn import DrainProtocol, UvicornServer, serve_to_end
 from pooldrain_async.service import BuiltService, build
 
 # Seconds between two signs of life to the master.
@@ -32,6 +32,8 @@ HEARTBEAT = 1.0
 class DrainWorker(ManagedWorker):
     """The worker: one event loop, one uvicorn server."""
 
+    _server: WorkerServer | None = None
+
     def load_wsgi(self) -> None:
         """Nothing yet: the service is built inside the loop."""
 
@@ -39,24 +41,28 @@ class DrainWorker(ManagedWorker):
         """Serve until a signal has led to the end, then leave the process."""
         with told_in_one_line(self.app.settings.service):
             # Not asyncio.run: it would wait for tasks that swallow their cancellation.
-            report = asyncio.new_event_loop().run_until_complete(self._serve())
+            loop = asyncio.new_event_loop()
+            self._server = server = loop.run_until_complete(self._open())
+            self.accepts_requests()
+            report = serve_to_end(loop, server)
         self.leave_report(report)
         fast_exit(report.exit_code)
 
-    async def _serve(self) -> ShutdownReport:
+    async def _open(self) -> WorkerServer:
         settings = self.app.settings
         service: BuiltService = self.app.preloaded or build(settings, self.app.url)
-        heartbeat = asyncio.create_task(self._heartbeat(), name="pooldrain-heartbeat")
+        self._beating = asyncio.create_task(self._heartbeat(service.runner), name="pooldrain-heartbeat")
         with self.guarded_start():
             await service.runner.open()
         listener = self.take_listener()
         app = service.app if settings.max_requests is None else self._counting(service)
-        server = WorkerServer(app, service.runner, listener, self)
-        self.accepts_requests()
-        port = listener.getsockname()[1]
-        report = await server.run_to_end(self.watch, Listening(settings.host, port, settings.server, os.getpid()))
-        heartbeat.cancel()
-        return report
+        listening = Listening(settings.host, listener.getsockname()[1], settings.server, os.getpid())
+        return WorkerServer(app, service.runner, listener, listening, self)
+
+    def look_again(self) -> None:
+        """What the master has to say may have changed."""
+        if self._server is not None:
+            self._server.look_again()
 
     def _counting(self, service: BuiltService) -> ASGIApp:
         async def counted(scope: Scope, receive: Receive, send: Send) -> None:
@@ -67,30 +73,29 @@ class DrainWorker(ManagedWorker):
 
         return counted
 
-    async def _heartbeat(self) -> None:
+    async def _heartbeat(self, runner: Runner) -> None:
         """Tell the master that we live, and see whether it does."""
         while True:
-            self.notify()
-            self.mind_master()
+            try:
+                self.notify()
+                self.mind_master()
+            except Exception as error:  # noqa: BLE001 - whatever it is, the next beat comes all the same
+                runner.failed("the heartbeat", error)
             await asyncio.sleep(HEARTBEAT)
 
 
 class WorkerServer(UvicornServer):
     """The server of one of several processes, which may leave the listener to the others."""
 
-    def __init__(self, app: ASGIApp, runner: Runner, listener: socket.socket, worker: DrainWorker) -> None:
-        super().__init__(app, runner, listener, owns_listener=lambda: worker.app.owns_listener)
+    def __init__(
+        self, app: ASGIApp, runner: Runner, listener: socket.socket, listening: Listening, worker: DrainWorker
+    ) -> None:
+        super().__init__(app, runner, listener, listening, worker.watch, owns_listener=lambda: worker.app.owns_listener)
         self._worker = worker
         self._retires = False
-        self._told = asyncio.Event()  # a signal has come: somebody's, or the master's with a word
+        self._told_something = asyncio.Event()  # a signal has come: somebody's, or the master's with a word
         self._attending: asyncio.Task[None] | None = None
         self._clients: asyncio.Task[None] | None = None
-        loop = asyncio.get_running_loop()
-
-        def look_again() -> None:
-            loop.call_soon_threadsafe(self._look_again)
-
-        worker.watch.look_again = look_again
 
     # --- what the runner asks for ---------------------------------------------------------------------------
 
@@ -108,10 +113,9 @@ class WorkerServer(UvicornServer):
         """Leave new clients to the other workers; close, after a while, the connections on which nothing comes."""
         self._retires = True
         loop = asyncio.get_running_loop()
-        for server in self.servers:
-            for listening in server.sockets:
-                loop.remove_reader(listening.fileno())
-        await asyncio.sleep(0)  # what was accepted a moment ago becomes a connection
+        self._accept_no_more()
+        if self._connects:
+            await asyncio.wait(self._connects)  # what was accepted a moment ago becomes a connection
         self.config.timeout_keep_alive = IDLE_LIMIT
         for connection in self.server_state.connections:
             assert isinstance(connection, DrainProtocol), "the only protocol that is configured"
@@ -125,8 +129,7 @@ class WorkerServer(UvicornServer):
     async def rejoin(self) -> None:
         """Take new clients again: the whole service ends, and they are to be told."""
         self._retires = False
-        loop = asyncio.get_running_loop()
-        self.servers.append(await loop.create_server(self._protocol, sock=self._listener.dup(), backlog=BACKLOG))
+        self._accept_again()
 
     async def _shut_down(self) -> ShutdownReport:
         try:
@@ -136,24 +139,31 @@ class WorkerServer(UvicornServer):
 
     # --- the loop -------------------------------------------------------------------------------------------
 
-    def _signalled(self, name: str) -> None:
-        if self._attending is None:
-            self._attending = asyncio.create_task(self._attend_signals(), name="pooldrain-signals")
-        self._look_again()
+    def _attend_signals(self) -> None:
+        for name in self._watch.take_ignored():
+            self._runner.signal_ignored(name)
+        if self._watch.received and self._attending is None:
+            self._attending = asyncio.create_task(self._begin_when_due(), name="pooldrain-signals")
+        self.look_again()
 
-    def _look_again(self) -> None:
-        self._told.set()
+    def look_again(self) -> None:
+        """What the master has to say may have changed."""
+        self._told_something.set()
         self._runner.changed()
 
-    async def _attend_signals(self) -> None:
+    async def _begin_when_due(self) -> None:
         """Begin the shutdown as soon as the worker may; a signal that comes later counts at once."""
         while True:
-            self._told.clear()
-            for name in self._worker.due_signals(time.monotonic()):
-                super()._signalled(name)
+            self._told_something.clear()
+            try:
+                self._begin(self._worker.due_signals(time.monotonic()))
+                patience = self._worker.patience(time.monotonic()) or None
+            except Exception as error:  # noqa: BLE001 - whatever it is, the shutdown is to begin
+                self.broken(error)
+                patience = BROKEN_PAUSE
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._worker.patience(time.monotonic()) or None):
-                    await self._told.wait()
+                async with asyncio.timeout(patience):
+                    await self._told_something.wait()
 
     async def _tell_when_alone(self) -> None:
         while self.connected:
@@ -161,13 +171,11 @@ class WorkerServer(UvicornServer):
             await self.server_state.connection_gone.wait()
         self._runner.changed()
 
-    async def _accept_all(self) -> None:
-        if not self._retires:
-            await super()._accept_all()
-            return
-        for server in self.servers:
-            server.close()
-        self._listener.close()
+    def _accept_all(self) -> None:
+        if self._retires:
+            self._listener.close()
+        else:
+            super()._accept_all()
 
 
 def _awaits_request(connection: DrainProtocol) -> bool:

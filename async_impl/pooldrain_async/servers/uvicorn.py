@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from contextvars import copy_context
 from dataclasses import replace
@@ -30,19 +31,25 @@ from uvicorn.server import ServerState
 from pooldrain.errors import StartupError
 from pooldrain.gate import CLIENT
 from pooldrain.runtime.listener import (
+    ACCEPT_BATCH,
+    ACCEPT_PAUSE,
     BACKLOG,
+    BROKEN_PAUSE,
     FIRST_BYTES,
     KEEP_ALIVE,
     LINGER_LIMIT,
     STOP_LIMIT,
+    AcceptExhausted,
+    accepted,
     cannot_listen,
     drop_new_connections,
     has_arrived,
+    refuse_queued,
 )
 from pooldrain.runtime.signals import SignalWatch
 from pooldrain.runtime.watchdog import Watchdog
 from pooldrain.shutdown import ExitCode, ShutdownReport, Stop
-from pooldrain.status import INTERNAL_ERROR, invalid_request
+from pooldrain.status import INTERNAL_ERROR, REFUSED, invalid_request
 from pooldrain.transcript import Listening
 from pooldrain_async.middleware import send_answer
 from pooldrain_async.runner import Runner
@@ -173,7 +180,6 @@ class DrainProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.server_state.connecting += 1
         self._first_bytes_until = time.monotonic() + FIRST_BYTES
         self._serving: DrainCycle | None = None
         self._context = copy_context()
@@ -181,7 +187,6 @@ class DrainProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         """A client has connected."""
-        self.server_state.connecting -= 1
         transport.set_write_buffer_limits(0)  # so that writing is paused as long as anything is buffered
         super().connection_made(LingeringTransport(transport, self.loop))  # type: ignore[arg-type]  # see above
 
@@ -279,11 +284,16 @@ class UvicornServer(uvicorn.Server):
         app: ASGIApp,
         runner: Runner,
         listener: socket.socket,
+        listening: Listening,
+        watch: SignalWatch,
         *,
         watchdog: Watchdog | None = None,
         owns_listener: Callable[[], bool] | None = None,
     ) -> None:
-        """`owns_listener`: of a worker, whether, at the end, no other process listens on the same socket."""
+        """`listening`: what to tell when it does.
+
+        `owns_listener`: of a worker, whether, at the end, no other process listens on the same socket.
+        """
         super().__init__(
             uvicorn.Config(
                 app,
@@ -299,33 +309,36 @@ class UvicornServer(uvicorn.Server):
         self.server_state = DrainState()
         self._runner = runner
         self._listener = listener
+        self._listening = listening
+        self._watch = watch
         self._owns_listener = owns_listener or (lambda: True)
         self._watchdog = watchdog
         self._stopped = asyncio.Event()
         self._shutdown_task: asyncio.Task[ShutdownReport] | None = None
+        self._told = 0  # how many signals the runner knows of
+        self._accepting = False
+        self._accept_later: asyncio.TimerHandle | None = None
+        self._connects: set[asyncio.Task[None]] = set()
 
     def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]  # a plain one will do
         """Leave the signals alone: they are ours."""
         return nullcontext()
 
-    async def run_to_end(self, watch: SignalWatch, listening: Listening) -> ShutdownReport:
+    async def run_to_end(self) -> ShutdownReport:
         """Serve until a signal has led to the end; the report of it. Raises StartupError."""
         if self._watchdog is not None:
             self._watchdog.exit_code = ExitCode.DISPOSE_FAILED  # if nothing better is known
         self.config.load()
         self.lifespan = self.config.lifespan_class(self.config)
-        await self._start(listening)
-        self._runner.events.emit(listening)
-        loop = asyncio.get_running_loop()
-
-        def wake(name: str) -> None:
-            if self._watchdog is not None:
-                self._watchdog.arm()
-            loop.call_soon_threadsafe(self._signalled, name)
-
-        watch.listen(wake)
+        await self._start()
+        self._runner.events.emit(self._listening)
+        asyncio.get_running_loop().add_reader(self._watch, self._woken)
+        self._attend_signals()
         while not self._stopped.is_set():
-            await self.on_tick(0)
+            try:
+                await self.on_tick(0)
+            except Exception as error:  # noqa: BLE001 - whatever it is, what it serves is to be ended in order
+                self.broken(error)
             with suppress(TimeoutError):
                 async with asyncio.timeout(TICK):
                     await self._stopped.wait()
@@ -348,8 +361,9 @@ class UvicornServer(uvicorn.Server):
 
     async def stop(self, step: Stop) -> None:
         """Answer what is queued, close the listener and every connection; return when done."""
-        await self._accept_all()
+        self._accept_all()
         await self._until_quiet(step.deadline, step.deadline + STOP_LIMIT)
+        self._refuse_queued()
         with suppress(TimeoutError):  # an application that does not end must not keep the process
             await asyncio.wait_for(self.lifespan.shutdown(), STOP_LIMIT)
 
@@ -361,40 +375,95 @@ class UvicornServer(uvicorn.Server):
 
     # --- the loop -------------------------------------------------------------------------------------------
 
-    async def _start(self, listening: Listening) -> None:
+    async def _start(self) -> None:
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            raise StartupError("the application's lifespan did not start; the log says why")
         try:
-            await self.startup(sockets=[self._listener])
+            self._listener.listen(BACKLOG)
         except OSError as error:
-            raise cannot_listen(listening.host, listening.port, error) from error
-        except SystemExit as error:  # how uvicorn says it
-            raise StartupError("the application's lifespan did not start; the log says why") from error
+            raise cannot_listen(self._listening.host, self._listening.port, error) from error
+        self._listener.setblocking(False)
+        self._accept_again()
 
-    def _signalled(self, name: str) -> None:
-        if self._runner.signalled(name):
+    def broken(self, error: BaseException) -> None:
+        """The loop, or a part of the server, has failed: tell it, and end in order, with what still works."""
+        self._runner.failed("the server's loop", error)
+        if not self._watch.received:
+            self._watch.handle(signal.SIGTERM)
+
+    def _woken(self) -> None:
+        self._watch.drain()
+        self._attend_signals()
+
+    def _attend_signals(self) -> None:
+        for name in self._watch.take_ignored():
+            self._runner.signal_ignored(name)
+        self._begin(self._watch.received[self._told :])
+
+    def _begin(self, names: Sequence[str]) -> None:
+        """Let the runner know of signals; the first begins the shutdown."""
+        for name in names:
+            self._told += 1
+            self._runner.signalled(name)
+        if self._told and self._shutdown_task is None:
             self._shutdown_task = asyncio.create_task(self._shut_down(), name="pooldrain-shutdown")
 
-    async def _accept_all(self) -> None:
-        """Accept until the kernel has no more, then close the listener."""
-        with self._listener.dup() as listener:  # asyncio closes its own when told to stop accepting
-            if self._owns_listener():
-                drop_new_connections(listener)
-            loop = asyncio.get_running_loop()
-            for server in self.servers:
-                for accepting in server.sockets:
-                    loop.remove_reader(accepting.fileno())
-            await asyncio.sleep(0)  # a closed server would drop what it has just accepted
-            for server in self.servers:
-                server.close()
-            self._listener.close()
-            listener.setblocking(False)
-            for _ in range(BACKLOG):  # of a shared listener others empty the queue as well, or fill it for ever
-                try:
-                    client, _address = listener.accept()
-                except BlockingIOError:
-                    break
-                except ConnectionError:
-                    continue  # this one left before we came
-                await loop.connect_accepted_socket(self._protocol, client)
+    # Not asyncio's own accepting: without descriptors left it tries its whole backlog, and logs each attempt.
+
+    def _accept_again(self) -> None:
+        self._accepting = True
+        asyncio.get_running_loop().add_reader(self._listener, self._accept)
+
+    def _accept_no_more(self) -> None:
+        self._accepting = False
+        asyncio.get_running_loop().remove_reader(self._listener)
+        if self._accept_later is not None:
+            self._accept_later.cancel()
+
+    def _accept(self) -> None:
+        """Accept a batch of connections; none for a while, if there is no room for them."""
+        try:
+            self._accept_from_queue(ACCEPT_BATCH)
+        except AcceptExhausted:
+            self._accept_no_more()
+            self._accept_later = asyncio.get_running_loop().call_later(ACCEPT_PAUSE, self._accept_again)
+        except Exception as error:  # noqa: BLE001 - the listener is broken, whatever with
+            self._accept_no_more()
+            self.broken(error)
+
+    def _accept_from_queue(self, limit: int) -> None:
+        for client, _address in accepted(self._listener, limit):
+            self.server_state.connecting += 1
+            task = asyncio.create_task(self._connect(client))
+            self._connects.add(task)
+            task.add_done_callback(self._connects.discard)
+
+    async def _connect(self, client: socket.socket) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, client)
+        except OSError:  # it has left
+            client.close()
+        finally:
+            self.server_state.connecting -= 1
+            self.server_state.connection_gone.set()
+
+    def _accept_all(self) -> None:
+        """Accept until the kernel has no more, and then nothing more."""
+        if self._owns_listener():
+            drop_new_connections(self._listener)
+        self._accept_no_more()
+        try:
+            self._accept_from_queue(BACKLOG)  # of a shared listener others empty the queue as well, or fill it for ever
+        except AcceptExhausted:
+            return  # what is left is refused when there is room again
+        self._listener.close()
+
+    def _refuse_queued(self) -> None:
+        """Answer what there was no room for; of a worker the master will do that."""
+        if self._listener.fileno() >= 0 and self._owns_listener():
+            refuse_queued(self._listener, REFUSED.raw())
+        self._listener.close()
 
     def _protocol(self) -> DrainProtocol:
         return DrainProtocol(self.config, self.server_state, self.lifespan.state)  # as uvicorn's own factory
@@ -414,6 +483,19 @@ class UvicornServer(uvicorn.Server):
         if state.connecting or len(state.tasks) > len(self._runner.gate.in_flight):
             return True
         return any(isinstance(connection, DrainProtocol) and connection.busy for connection in state.connections)
+
+
+def serve_to_end(loop: asyncio.AbstractEventLoop, server: UvicornServer) -> ShutdownReport:
+    """Run the server on its loop until a signal has led to the end; what ends the loop before does not end that."""
+    serving = loop.create_task(server.run_to_end(), name="pooldrain-server")
+    while True:
+        try:
+            return loop.run_until_complete(serving)
+        except BaseException as error:  # a task's SystemExit is raised through the loop, and may be of anybody's
+            if serving.done():
+                raise
+            server.broken(error)
+            time.sleep(BROKEN_PAUSE)
 
 
 async def _wait_while(busy: Any, changed: asyncio.Event, deadline: float) -> None:

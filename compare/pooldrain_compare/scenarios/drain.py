@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 from pooldrain.shutdown import Phase
 from pooldrain_compare.scenarios.vocabulary import (
     AT_ONCE,
@@ -30,6 +32,7 @@ from pooldrain_compare.scenarios.vocabulary import (
     Pause,
     Resume,
     Scenario,
+    Send,
     Sessions,
     Start,
     order,
@@ -71,6 +74,23 @@ DRAIN: tuple[Scenario, ...] = (
         name="sigint",
         shows="SIGINT means what SIGTERM means",
         steps=(Start("slow", "/query?latch=q"), AtQuery("q"), SIGINT, Draining(), Open(("q",))),
+        expect=Expect(answers={"slow": 200}),
+    ),
+    Scenario(
+        name="signals-that-mean-nothing",
+        shows="SIGHUP, SIGUSR1 and SIGUSR2 to a process that serves are logged and ignored: the request is answered",
+        steps=(
+            Start("slow", "/query?latch=q"),
+            AtQuery("q"),
+            *(
+                step
+                for count, number in enumerate((signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2), 1)
+                for step in (Send(number, worker=0), Event("signal_ignored", count))
+            ),
+            Open(("q",)),
+            Answered(("slow",)),
+            SIGTERM,
+        ),
         expect=Expect(answers={"slow": 200}),
     ),
     # --- requests in flight ---

@@ -168,8 +168,7 @@ WORKERS: tuple[Scenario, ...] = (
     ),
     Scenario(
         name="sigquit",
-        shows="SIGQUIT to the master does not wait for requests",
-        workers=(2,),
+        shows="SIGQUIT, to a single process or to the master of several, does not wait for requests",
         steps=(Start("stuck", "/query?latch=a"), AtQuery("a"), Send(signal.SIGQUIT)),
         expect=Expect(exit_code=3, outcome="cut", hurried=True, answers={"stuck": 503}, cut=1),
     ),

@@ -16,6 +16,7 @@ import struct
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
 
 from pooldrain.errors import StartupError
 
@@ -38,8 +39,14 @@ FIRST_BYTES = 0.25
 # answer may be about to send its next request.
 IDLE_LIMIT = 2
 
+# Connections accepted in one go before others are looked after.
+ACCEPT_BATCH = 64
+
 # Seconds for which nothing is accepted when the process, or the machine, has no room for another connection.
 ACCEPT_PAUSE = 1.0
+
+# Seconds between two turns of a server's loop of which the first has failed.
+BROKEN_PAUSE = 0.05
 
 # Seconds beyond the linger for answers that are being written when everything else is done.
 STOP_LIMIT = 1.0
@@ -85,7 +92,7 @@ class AcceptExhausted(Exception):
     """No descriptor or memory is left for another connection: accept nothing for ACCEPT_PAUSE seconds."""
 
 
-def accepted(listener: socket.socket, limit: int = BACKLOG) -> Iterator[tuple[socket.socket, object]]:
+def accepted(listener: socket.socket, limit: int = BACKLOG) -> Iterator[tuple[socket.socket, Any]]:
     """The connections that wait on a non-blocking listener, each with its client's address; `limit` at most.
 
     The one policy of all servers for what `accept` may fail with (accept(2), "Error handling"): a client that has left,

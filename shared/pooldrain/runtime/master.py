@@ -79,7 +79,9 @@ class Master(Arbiter):
             end.setblocking(False)
         signal.set_wakeup_fd(told.detach(), warn_on_full_buffer=False)
         super().init_signals()
-        for name in self.app.ground.watch.received:
+        watch = self.app.ground.watch
+        twice = watch.received[:1] == [signal.SIGQUIT.name]  # what `handle_quit` knows by itself
+        for name in (*watch.received[twice:], *watch.take_ignored()):
             self.SIG_QUEUE.put_nowait(signal.Signals[name])
 
     def handle_term(self) -> None:
@@ -201,6 +203,10 @@ class Master(Arbiter):
         logger.info("SIGHUP received: replacing %d workers, one by one%s", len(self.WORKERS), same)
         for worker in self.WORKERS.values():
             worker.flags.leaving = True
+
+    def handle_usr1(self) -> None:
+        """SIGUSR1: gunicorn opens its log files anew; there are none."""
+        logger.warning("SIGUSR1 is ignored; there are no log files to open anew")
 
     def handle_usr2(self) -> None:
         """SIGUSR2: not what gunicorn does, a second master on the same socket: two would not be one service."""

@@ -151,7 +151,7 @@ class ManagedWorker(Worker):
             self._most_requests = settings.max_requests + random.randint(0, settings.max_requests_jitter)  # noqa: S311
 
     def init_signals(self) -> None:
-        """Set gunicorn's handlers, with ours for SIGTERM, SIGINT and SIGQUIT."""
+        """Set gunicorn's handlers, with ours for the signals that end a process."""
         super().init_signals()
         self.watch.install()
 
@@ -165,7 +165,7 @@ class ManagedWorker(Worker):
     def guarded_start(self) -> Generator[None]:
         """End the process if it is told to end while its start hangs."""
         watchdog = Watchdog(self.app.settings.shutdown.ladder.grace_period)
-        self.watch.listen(lambda _name: watchdog.arm())
+        self.watch.listen(watchdog.arm)
         try:
             yield
         finally:
@@ -212,7 +212,13 @@ class ManagedWorker(Worker):
     def mind_master(self) -> None:
         """See whether the master lives; an orphan shuts down as if told to. To be called about every second."""
         if self._orphaned:
-            self.watch.handle(signal.SIGTERM)
+            if not self.watch.received:
+                self.watch.handle(signal.SIGTERM)
+            self.look_again()
+
+    def look_again(self) -> None:
+        """What the master has to say may have changed."""
+        raise NotImplementedError
 
     def patience(self, now: float) -> float:
         """Seconds (`now` is monotonic) for which the worker goes on as before; 0: its shutdown begins."""

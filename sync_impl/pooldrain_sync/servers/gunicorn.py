@@ -9,9 +9,11 @@ close when its headers are built; and connections linger in the poller.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import selectors
+import signal
 import socket
 import threading
 import time
@@ -26,10 +28,16 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 from pooldrain.gate import CLIENT, CLOSE_CONNECTION, CURRENT_RESERVATION, Reservation
 from pooldrain.runtime.exit import fast_exit, told_in_one_line
 from pooldrain.runtime.listener import (
+    ACCEPT_BATCH,
+    ACCEPT_PAUSE,
+    BACKLOG,
+    BROKEN_PAUSE,
     FIRST_BYTES,
     IDLE_LIMIT,
     LINGER_LIMIT,
     STOP_LIMIT,
+    AcceptExhausted,
+    accepted,
     drop_new_connections,
     has_arrived,
 )
@@ -61,9 +69,6 @@ REFUSING_THREADS = 2
 RECEIVE = 65536
 LONGEST_HEAD = 65536
 
-# Connections accepted in one go before others are looked after.
-ACCEPT_BATCH = 64
-
 
 class DrainConnection(TConn):
     """A connection, with what has come of its next request, and the promise made to its current one."""
@@ -85,6 +90,7 @@ class DrainWorker(ManagedWorker, ThreadWorker):
         self._interruption: Interruption | None = None
         self._lingering: dict[TConn, float] = {}
         self._accepts = True  # False once the end has begun
+        self._accept_again_at = 0.0  # monotonic seconds; nothing is accepted until then
         self._retires = False  # whether it leaves its service to other workers
         self._stop: Stop | None = None
         self._stopped = threading.Event()
@@ -127,23 +133,13 @@ class DrainWorker(ManagedWorker, ThreadWorker):
         port = self.take_listener().getsockname()[1]
         self.service.runner.events.emit(Listening(settings.host, port, settings.server, os.getpid()))
         self.accepts_requests()
-        self.watch.look_again = self.service.runner.look_again
-        self.watch.listen(lambda _name: self._wake())
+        self.poller.register(self.watch, selectors.EVENT_READ, self._woken)
+        self._attend_signals()
         while not self._stopped.is_set():
-            self.notify()
-            if self._accepts:
-                self.set_accept_enabled(self.nr_conns < self.worker_connections)
-            self.wait_for_and_dispatch_events(self._patience())
-            self.mind_master()
-            self._attend_signals()
-            if self._retires:
-                self._close_idle()
-            else:
-                self.murder_keepalived()
-                self.murder_pending()
-            self._close_lingering()
-            if self._stop is not None:
-                self._stop_once_quiet(self._stop)
+            try:
+                self._turn()
+            except Exception as error:  # noqa: BLE001 - whatever it is, what it serves is to be ended in order
+                self._broken(error)
         assert self._shutdown is not None
         self._shutdown.join()
         fast_exit(ExitCode.DISPOSE_FAILED if self._report is None else self._report.exit_code)
@@ -163,7 +159,7 @@ class DrainWorker(ManagedWorker, ThreadWorker):
         """Answer what is queued, close the listener and every connection; return when done."""
         self._stop = step
         self._wake()
-        self._stopped.wait()
+        self._stopped.wait(step.deadline + 2 * STOP_LIMIT - time.monotonic())  # less, unless the loop is broken
 
     def retire(self) -> None:
         """Leave new clients to the other workers; close, after a while, the connections on which nothing comes."""
@@ -188,21 +184,59 @@ class DrainWorker(ManagedWorker, ThreadWorker):
 
     # --- the loop -------------------------------------------------------------------------------------------
 
+    def _turn(self) -> None:
+        self.notify()
+        now = time.monotonic()
+        if self._accepts:
+            self.set_accept_enabled(now >= self._accept_again_at and self.nr_conns < self.worker_connections)
+        self.wait_for_and_dispatch_events(self._patience())
+        self.mind_master()
+        self._attend_signals()
+        if self._retires:
+            self._close_idle()
+        else:
+            self.murder_keepalived()
+            self.murder_pending()
+        self._close_lingering()
+        if self._stop is not None:
+            self._stop_once_quiet(self._stop)
+
+    def _broken(self, error: Exception) -> None:
+        """A turn has failed: tell it, and end in order, which the turns that still succeed help with."""
+        self.service.runner.failed("the server's loop", error)
+        if not self.watch.received:
+            self.watch.handle(signal.SIGTERM)
+        with contextlib.suppress(Exception):
+            self._attend_signals()
+        self._stopped.wait(BROKEN_PAUSE)
+
     def _wake(self) -> None:
         self.method_queue.defer(lambda: None)
 
+    def look_again(self) -> None:
+        """What the master has to say may have changed."""
+        self.service.runner.look_again()
+
+    def _woken(self, watch: object) -> None:
+        self.watch.drain()
+        self.look_again()
+
     def _attend_signals(self) -> None:
-        due = self.due_signals(time.monotonic())
-        for name in due:
+        for name in self.watch.take_ignored():
+            self.service.runner.signal_ignored(name)
+        for name in self.due_signals(time.monotonic()):
             self.service.runner.signalled(name)
-        if due and self._shutdown is None:
-            self._shutdown = threading.Thread(target=self._shut_down, name="pooldrain-shutdown")
-            self._shutdown.start()
+        if self._told and self._shutdown is None:
+            shutdown = threading.Thread(target=self._shut_down, name="pooldrain-shutdown")
+            shutdown.start()  # if there is no room for it: at the next turn
+            self._shutdown = shutdown
 
     def _patience(self) -> float:
         """How long to wait for events, in seconds."""
         now = time.monotonic()
         instants = [now + 1.0, now + (self.patience(now) or 1.0), *self._lingering.values()]
+        if self._accepts and self._accept_again_at > now:
+            instants.append(self._accept_again_at)
         if self._stop is not None:
             instants.append(self._stop.deadline)
         return max(0.001, min(instants) - now)
@@ -235,24 +269,20 @@ class DrainWorker(ManagedWorker, ThreadWorker):
         return [conn for conn in waiting if not _head(conn) and conn.timeout is not None and now >= conn.timeout]
 
     def accept(self, listener: Any) -> None:
-        """Accept a batch of connections."""
-        for _ in range(ACCEPT_BATCH):
-            if not self._accept_one(listener):
-                return
-
-    def _accept_one(self, listener: Any) -> bool:
-        """False once the kernel has no more."""
+        """Accept a batch of connections; none for a while, if there is no room for them."""
         try:
-            client, address = listener.accept()
-        except BlockingIOError:
-            return False
-        except ConnectionError:
-            return True  # this one left before we came
-        self.nr_conns += 1
-        connection = DrainConnection(self.cfg, ClientSocket(client, self.interruption), address, listener.getsockname())
-        connection.first_bytes_until = time.monotonic() + FIRST_BYTES
-        self._receive(connection)
-        return True
+            self._accept_from(listener, ACCEPT_BATCH)
+        except AcceptExhausted:
+            self._accept_again_at = time.monotonic() + ACCEPT_PAUSE
+            self.set_accept_enabled(False)
+
+    def _accept_from(self, listener: Any, limit: int = BACKLOG) -> None:
+        for client, address in accepted(listener, limit):
+            self.nr_conns += 1
+            sock = ClientSocket(client, self.interruption)
+            connection = DrainConnection(self.cfg, sock, address, listener.getsockname())
+            connection.first_bytes_until = time.monotonic() + FIRST_BYTES
+            self._receive(connection)
 
     def on_pending_socket_readable(self, conn: TConn, client: socket.socket) -> None:
         """More bytes of a request have come, or the end of its connection."""
@@ -395,8 +425,8 @@ class DrainWorker(ManagedWorker, ThreadWorker):
             for listener in self.sockets:
                 if self.app.owns_listener:
                     drop_new_connections(listener)
-                while self._accept_one(listener):
-                    pass
+                with contextlib.suppress(AcceptExhausted):  # what is left is for the others or the master, too
+                    self._accept_from(listener)
         now = time.monotonic()
         stuck = len(self.service.runner.gate.in_flight)  # cut requests whose threads never came back
         if (self.nr_conns - stuck > 0 or self._lingering) and now < step.deadline:

@@ -12,11 +12,14 @@ when the thread is done with it. A request is in flight for both of these times 
 from __future__ import annotations
 
 import logging
+import signal
 import socket
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from waitress import wasyncore
@@ -36,13 +39,19 @@ from pooldrain.gate import (
     Reservation,
 )
 from pooldrain.runtime.listener import (
+    ACCEPT_BATCH,
+    ACCEPT_PAUSE,
     BACKLOG,
+    BROKEN_PAUSE,
     FIRST_BYTES,
     KEEP_ALIVE,
     LINGER_LIMIT,
     STOP_LIMIT,
+    AcceptExhausted,
+    accepted,
     cannot_listen,
     drop_new_connections,
+    refuse_queued,
 )
 from pooldrain.runtime.signals import SignalWatch
 from pooldrain.runtime.watchdog import Watchdog
@@ -355,6 +364,7 @@ class DrainServer(TcpWSGIServer):
         )
         self.map: dict[int, Any] = {}  # waitress's name for everything that its loop polls
         self.lingering: dict[DrainChannel, float] = {}  # until when
+        self.accept_again_at = 0.0  # monotonic seconds; nothing is accepted until then
         sockinfo = (listener.family, listener.type, listener.proto, listener.getsockname())
         super().__init__(
             app, self.map, False, listener, dispatcher=dispatcher, adj=adjustments, sockinfo=sockinfo, bind_socket=False
@@ -389,27 +399,69 @@ class DrainServer(TcpWSGIServer):
                 channel.requests[0].complete_with(CUT)
             self.add_task(channel)
 
-    def accept_all(self) -> None:
-        """Accept until the kernel has no more."""
-        while (accepted := self.accept()) is not None:
-            connection, address = accepted
-            self.set_socket_options(connection)
+    def readable(self) -> bool:
+        """Whether to accept connections. Asked before every wait."""
+        wanted: bool = super().readable()  # which is also where waitress looks for connections that have expired
+        return wanted and time.monotonic() >= self.accept_again_at
+
+    def handle_accept(self) -> None:
+        """Accept a batch of connections; none for a while, if there is no room for them."""
+        try:
+            self._accept(ACCEPT_BATCH)
+        except AcceptExhausted:
+            self.accept_again_at = time.monotonic() + ACCEPT_PAUSE
+
+    def _accept(self, limit: int) -> None:
+        assert self.socket is not None
+        for connection, address in accepted(self.socket, limit):
+            with suppress(OSError):  # it has left
+                self.set_socket_options(connection)
             self.channel_class(self, connection, address, self.adj, map=self.map)
 
-    def drop_new_connections(self) -> None:
-        """Have the kernel complete no more connections."""
+    def handle_error(self) -> None:
+        """The listener is broken: that is for the loop to know. Called while the exception is handled."""
+        error = sys.exc_info()[1]
+        assert error is not None
+        raise error
+
+    def accept_all(self) -> None:
+        """Accept until the kernel has no more, and then nothing more."""
         assert self.socket is not None
         drop_new_connections(self.socket)
-
-    def close_listener(self) -> None:
-        """Close the listening socket only (`close` would close the trigger as well)."""
         self.accepting = False
-        wasyncore.dispatcher.close(self)
+        self.del_channel()  # `close` would close the trigger as well
+        try:
+            self._accept(BACKLOG)
+        except AcceptExhausted:
+            return  # what is left is refused when there is room again
+        self.socket.close()
+
+    def refuse_queued(self) -> None:
+        """Answer what there was no room for."""
+        assert self.socket is not None
+        if self.socket.fileno() >= 0:
+            refuse_queued(self.socket, REFUSED.raw())
 
     @property
     def channels(self) -> list[DrainChannel]:
         """The open connections."""
         return [channel for channel in self.map.values() if isinstance(channel, DrainChannel)]
+
+
+class SignalDispatcher(wasyncore.file_dispatcher):
+    """What wakes the loop when a signal has come."""
+
+    def __init__(self, watch: SignalWatch, map: dict[int, Any]) -> None:  # noqa: A002 - as waitress has it
+        super().__init__(watch, map)  # type: ignore[arg-type]  # typed as a file; its descriptor is all that counts
+        self._watch = watch
+
+    def writable(self) -> bool:
+        """There is nothing to write."""
+        return False
+
+    def handle_read(self) -> None:
+        """A wake-up; the loop looks at the signals after every wait."""
+        self._watch.drain()
 
 
 class WaitressServer:
@@ -419,7 +471,7 @@ class WaitressServer:
         self._runner = runner
         self._waitress = DrainServer(app, runner, listener, threads)
         self._watchdog = watchdog
-        self._signals: deque[str] = deque()
+        self._told = 0  # how many signals the runner knows of
         self._cancels = False  # whether that is asked for, and not yet done
         self._stop: Stop | None = None
         self._stopped = threading.Event()
@@ -434,10 +486,14 @@ class WaitressServer:
         except OSError as error:
             raise cannot_listen(listening.host, listening.port, error) from error
         self._runner.events.emit(listening)
-        watch.listen(self._signalled)
+        SignalDispatcher(watch, self._waitress.map)
+        self._attend_signals(watch)
         while not self._stopped.is_set():
-            wasyncore.poll2(self._patience(), self._waitress.map)
-            self._after_poll()
+            try:
+                wasyncore.poll2(self._patience(), self._waitress.map)
+                self._after_poll(watch)
+            except Exception as error:  # noqa: BLE001 - whatever it is, what it serves is to be ended in order
+                self._broken(watch, error)
         assert self._shutdown is not None
         self._shutdown.join()
         assert self._report is not None, "the runner's thread died"
@@ -459,28 +515,42 @@ class WaitressServer:
         """Answer what is queued, close the listener and every connection; return when done."""
         self._stop = step
         self._waitress.pull_trigger()
-        self._stopped.wait()
+        self._stopped.wait(step.deadline + 2 * STOP_LIMIT - time.monotonic())  # less, unless the loop is broken
 
     # --- the loop -------------------------------------------------------------------------------------------
 
-    def _signalled(self, name: str) -> None:
-        """In the signal handler: a flag and a wake-up, nothing else."""
-        self._watchdog.arm()
-        self._signals.append(name)
-        self._waitress.pull_trigger()
+    def _broken(self, watch: SignalWatch, error: Exception) -> None:
+        """A turn has failed: tell it, and end in order, which the turns that still succeed help with."""
+        self._runner.failed("the server's loop", error)
+        if not watch.received:
+            watch.handle(signal.SIGTERM)
+        with suppress(Exception):
+            self._attend_signals(watch)
+        self._stopped.wait(BROKEN_PAUSE)
+
+    def _attend_signals(self, watch: SignalWatch) -> None:
+        for name in watch.take_ignored():
+            self._runner.signal_ignored(name)
+        for name in watch.received[self._told :]:
+            self._told += 1
+            self._runner.signalled(name)
+        if self._told and self._shutdown is None:
+            shutdown = threading.Thread(target=self._shut_down, name="pooldrain-shutdown")
+            shutdown.start()  # if there is no room for it: at the next turn
+            self._shutdown = shutdown
 
     def _patience(self) -> float:
         """How long to wait for events, in seconds."""
-        instants = list(self._waitress.lingering.values())
+        now = time.monotonic()
+        instants = [now + 1.0, *self._waitress.lingering.values()]
+        if self._waitress.accept_again_at > now:
+            instants.append(self._waitress.accept_again_at)
         if self._stop is not None:
             instants.append(self._stop.deadline)
-        return min(1.0, max(0.001, min(instants) - time.monotonic())) if instants else 1.0
+        return max(0.001, min(instants) - now)
 
-    def _after_poll(self) -> None:
-        while self._signals:
-            if self._runner.signalled(self._signals.popleft()):
-                self._shutdown = threading.Thread(target=self._shut_down, name="pooldrain-shutdown")
-                self._shutdown.start()
+    def _after_poll(self, watch: SignalWatch) -> None:
+        self._attend_signals(watch)
         now = time.monotonic()
         for channel, until in list(self._waitress.lingering.items()):
             if now >= until:
@@ -510,9 +580,7 @@ class WaitressServer:
     def _stop_once_quiet(self, step: Stop, now: float) -> None:
         waitress = self._waitress
         if waitress.accepting:
-            waitress.drop_new_connections()
             waitress.accept_all()
-            waitress.close_listener()
         if self._live_channels and now < step.deadline:
             return
         wasyncore.poll2(0, waitress.map)  # what has arrived by now is read, and so not reset
@@ -520,4 +588,5 @@ class WaitressServer:
             return
         for channel in waitress.channels:
             wasyncore.dispatcher.close(channel)
+        waitress.refuse_queued()
         self._stopped.set()
