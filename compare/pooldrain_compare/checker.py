@@ -53,6 +53,7 @@ VOCABULARY: dict[str, dict[str, Any]] = {
     "listening": {"host": str, "port": int, "server": str},
     "signal": {"signal": str, "number": int},
     "signal_ignored": {"signal": str},
+    "accept_paused": {"error": str},
     "phase": {"phase": str},
     "drain_started": {"in_flight": int},
     "drain_ended": {"complete": bool, "in_flight": int, "refused": int, "seconds": _NUMBER},

@@ -7,6 +7,7 @@ import json
 import os
 import select
 import signal
+import socket
 import sqlite3
 import time
 from collections import Counter
@@ -28,7 +29,7 @@ from pooldrain_compare.exchange import Answer, Exchange, Wire, answers_in
 from pooldrain_compare.faults import BY_NAME, Place
 from pooldrain_compare.latches import Latches
 from pooldrain_compare.listening import Record, TranscriptPipe
-from pooldrain_compare.processes import Ended, ServerProcess, ServerProcessError, python_module
+from pooldrain_compare.processes import Ended, ServerProcess, ServerProcessError, limit_descriptors, python_module
 
 # Seconds, reached only when something is wrong.
 BOUND = 20.0
@@ -188,6 +189,7 @@ class _Player:
         self._place = place
         self._seen = observation
         self._wires: dict[str, Wire] = {}
+        self._crowd: list[socket.socket] = []
         self._exchanges: dict[str, Exchange] = {}
         self._query_latches = {step.latch for step in scenario.steps if isinstance(step, s.AtQuery)}
         self._signalled = False
@@ -216,6 +218,11 @@ class _Player:
             exchange.leave()
         for wire in self._wires.values():
             wire.close()
+        self._disperse()
+
+    def _disperse(self) -> None:
+        while self._crowd:
+            self._crowd.pop().close()
 
     def _perform(self, step: s.Step) -> None:
         match step:
@@ -278,6 +285,12 @@ class _Player:
             case s.Resume():
                 self._last_act = time.monotonic()
                 self._send_workers(signal.SIGCONT)
+            case s.FewDescriptors():
+                limit_descriptors(self._pids, step.room)
+            case s.Crowd():
+                self._crowd += [socket.create_connection(self._process.address) for _ in range(step.size)]
+            case s.CrowdLeaves():
+                self._disperse()
             case s.OthersEnded():
                 for pid in self._pids[1:]:
                     self._require(_await_end(pid, BOUND), "the end of the other worker")

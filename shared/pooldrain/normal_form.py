@@ -91,6 +91,7 @@ LIFECYCLE = (
     "listening",
     "signal",
     "signal_ignored",
+    "accept_paused",
     "drain_started",
     "drain_ended",
     "pool_closing",

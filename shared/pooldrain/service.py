@@ -27,6 +27,7 @@ from pooldrain.stacks import raised_at
 from pooldrain.status import CUT
 from pooldrain.tracker import TrackedPool
 from pooldrain.transcript import (
+    AcceptPaused,
     BackgroundFailed,
     ConnectionReclaimed,
     DrainEnded,
@@ -70,6 +71,7 @@ class Service:
         self._held: dict[InFlightRequest, Holding] = {}  # by what was cancelled: the connection it had then
         self._outstanding: tuple[Holding, ...] = ()
         self._reclaimed = 0
+        self._accept_paused = False
         self._failures: set[tuple[str, type[BaseException], str]] = set()  # those that were told
         self._errors: list[str] = []  # what broke beside the requests
 
@@ -104,6 +106,16 @@ class Service:
     def signal_ignored(self, name: str) -> None:
         """A signal has come that means nothing."""
         self.events.emit(SignalIgnored(name))
+
+    def cannot_accept(self, error: str) -> None:
+        """There is no room for another connection: told, if there was before."""
+        if not self._accept_paused:
+            self._accept_paused = True
+            self.events.emit(AcceptPaused(error))
+
+    def can_accept(self) -> None:
+        """There is room again."""
+        self._accept_paused = False
 
     def failed(self, what: str, error: BaseException) -> None:
         """Something that runs beside the requests has broken: it is told, and the exit code will be 4.

@@ -126,6 +126,18 @@ class SignalIgnored(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class AcceptPaused(Event):
+    """No connection can be accepted, for want of descriptors or memory; told once until one can be."""
+
+    name: ClassVar[str] = "accept_paused"
+    level: ClassVar[int] = WARNING
+    error: str
+
+    def message(self) -> str:
+        return f"cannot accept connections: {self.error}; they wait, and it is tried again every second"
+
+
+@dataclass(frozen=True, slots=True)
 class PhaseEntered(Event):
     """The service moved on to a phase."""
 

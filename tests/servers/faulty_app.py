@@ -2,13 +2,15 @@
 
 `/stream` idles in a transaction while it streams, `/export` queries as it does; `/short`, `/long` and `/broken` break
 their responses' framing; `/unread` leaves a body unread; `/after` works on after its answer, on a connection, and
-`/after-idle` (asyncio only) without one; `/raise` raises what a client wrote; `/hold` keeps its thread or its task.
+`/after-idle` (asyncio only) without one; `/raise` raises what a client wrote; `/hold` keeps its thread or its task. At
+SIGUSR1 an exception is raised in the server's loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -30,12 +32,18 @@ CHUNKS = 12
 PAUSE = 0.25  # seconds between two chunks
 SELECT = text("SELECT 42")
 SLEEP = text("SELECT pg_sleep(:seconds)")
+BROKEN = "the handler of the application's own signal fails"
 FORGED = "first\nERROR forged \x1b[31m\x9b1m\u2028end"
 
 
 def _second_pool(runner: Any) -> None:
     if path := os.environ.get(SECOND_POOL):
         runner.add_pool(DatabaseUrl.parse(f"sqlite:///{path}"), PoolPolicy(pool_size=1), LeakPolicy())
+
+
+def _break(number: int, frame: object) -> None:
+    """A signal handler that raises, into whatever the main thread does: the server's loop."""
+    raise RuntimeError(BROKEN)
 
 
 def _framings() -> dict[str, list[bytes]]:
@@ -45,6 +53,7 @@ def _framings() -> dict[str, list[bytes]]:
 
 def create_sync(runner: pooldrain_sync.runner.Runner) -> flask.Flask:
     _second_pool(runner)
+    signal.signal(signal.SIGUSR1, _break)
     app = flask.Flask(__name__)
     engine = runner.pool.engine
 
@@ -119,6 +128,7 @@ def create_sync(runner: pooldrain_sync.runner.Runner) -> flask.Flask:
 
 def create_async(runner: pooldrain_async.runner.Runner) -> fastapi.FastAPI:
     _second_pool(runner)
+    signal.signal(signal.SIGUSR1, _break)
     app = fastapi.FastAPI()
     engine = runner.pool.engine
 

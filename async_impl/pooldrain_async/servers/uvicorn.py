@@ -69,6 +69,7 @@ class DrainState(ServerState):
         super().__init__()
         self.connection_gone = asyncio.Event()
         self.connecting = 0  # accepted, and not yet in `connections`
+        self.when_gone: Callable[[], None] | None = None  # called when one is gone
 
 
 class LingeringTransport:
@@ -262,6 +263,8 @@ class DrainProtocol(HttpToolsProtocol):
             self._serving.leave()  # with a pipelined request behind it, uvicorn tells that one only
         self._tell_sent()
         self.server_state.connection_gone.set()
+        if self.server_state.when_gone is not None:
+            self.server_state.when_gone()
 
     @property
     def busy(self) -> bool:
@@ -316,7 +319,6 @@ class UvicornServer(uvicorn.Server):
         self._stopped = asyncio.Event()
         self._shutdown_task: asyncio.Task[ShutdownReport] | None = None
         self._told = 0  # how many signals the runner knows of
-        self._accepting = False
         self._accept_later: asyncio.TimerHandle | None = None
         self._connects: set[asyncio.Task[None]] = set()
 
@@ -363,7 +365,7 @@ class UvicornServer(uvicorn.Server):
         """Answer what is queued, close the listener and every connection; return when done."""
         self._accept_all()
         await self._until_quiet(step.deadline, step.deadline + STOP_LIMIT)
-        self._refuse_queued()
+        await self._close_all()
         with suppress(TimeoutError):  # an application that does not end must not keep the process
             await asyncio.wait_for(self.lifespan.shutdown(), STOP_LIMIT)
 
@@ -412,22 +414,33 @@ class UvicornServer(uvicorn.Server):
     # Not asyncio's own accepting: without descriptors left it tries its whole backlog, and logs each attempt.
 
     def _accept_again(self) -> None:
-        self._accepting = True
+        self._accept_later = None
         asyncio.get_running_loop().add_reader(self._listener, self._accept)
 
+    def _accept_now(self) -> None:
+        """A connection has gone: there may be room."""
+        if self._accept_later is not None:
+            self._accept_later.cancel()
+            self._accept_later = asyncio.get_running_loop().call_later(
+                0, self._accept_again
+            )  # it is about to be closed
+
     def _accept_no_more(self) -> None:
-        self._accepting = False
         asyncio.get_running_loop().remove_reader(self._listener)
         if self._accept_later is not None:
             self._accept_later.cancel()
+            self._accept_later = None
 
     def _accept(self) -> None:
         """Accept a batch of connections; none for a while, if there is no room for them."""
         try:
             self._accept_from_queue(ACCEPT_BATCH)
-        except AcceptExhausted:
+            self._runner.can_accept()
+        except AcceptExhausted as error:
+            self._runner.cannot_accept(str(error))
             self._accept_no_more()
             self._accept_later = asyncio.get_running_loop().call_later(ACCEPT_PAUSE, self._accept_again)
+            self.server_state.when_gone = self._accept_now
         except Exception as error:  # noqa: BLE001 - the listener is broken, whatever with
             self._accept_no_more()
             self.broken(error)
@@ -455,12 +468,17 @@ class UvicornServer(uvicorn.Server):
         self._accept_no_more()
         try:
             self._accept_from_queue(BACKLOG)  # of a shared listener others empty the queue as well, or fill it for ever
-        except AcceptExhausted:
+        except AcceptExhausted as error:
+            self._runner.cannot_accept(str(error))
             return  # what is left is refused when there is room again
         self._listener.close()
 
-    def _refuse_queued(self) -> None:
-        """Answer what there was no room for; of a worker the master will do that."""
+    async def _close_all(self) -> None:
+        """Close what is left, now and not by the process's end: the report needs a descriptor; refuse who had none."""
+        for connection in list(self.server_state.connections):
+            assert isinstance(connection, DrainProtocol), "the only protocol that is configured"
+            connection.transport.abort()
+        await asyncio.sleep(0)
         if self._listener.fileno() >= 0 and self._owns_listener():
             refuse_queued(self._listener, REFUSED.raw())
         self._listener.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pooldrain.shutdown import Phase
 from pooldrain_compare.scenarios.vocabulary import (
+    CROWD,
     SIGTERM,
     Admitted,
     Answered,
@@ -13,10 +14,13 @@ from pooldrain_compare.scenarios.vocabulary import (
     AtQuery,
     Band,
     Connect,
+    Crowd,
+    CrowdLeaves,
     Disconnect,
     Draining,
     Event,
     Expect,
+    FewDescriptors,
     Open,
     Scenario,
     Start,
@@ -160,6 +164,22 @@ CLIENTS: tuple[Scenario, ...] = (
         expect=Expect(
             answers={"ordinary": 200}, received=dict.fromkeys(("tls", "words", "header", "length", "late"), (400,))
         ),
+    ),
+    Scenario(
+        name="more-clients-than-descriptors",
+        shows="a crowd takes all descriptors: accepting pauses, what is in flight is served, others when they leave",
+        workers=(1,),
+        steps=(
+            *_BEGIN,
+            FewDescriptors(4),
+            Crowd(CROWD),
+            Event("accept_paused"),
+            *_END,
+            CrowdLeaves(),
+            Ask("later", "/db-test"),
+            SIGTERM,
+        ),
+        expect=Expect(answers={"ordinary": 200, "later": 200}),
     ),
     # --- that do not take their answers ---
     Scenario(

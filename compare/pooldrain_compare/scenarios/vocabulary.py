@@ -147,6 +147,25 @@ class Resume:
 
 
 @dataclass(frozen=True, slots=True)
+class FewDescriptors:
+    """From now on the workers have only so many more file descriptors than they use."""
+
+    room: int
+
+
+@dataclass(frozen=True, slots=True)
+class Crowd:
+    """Open so many connections that say nothing."""
+
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class CrowdLeaves:
+    """Close them."""
+
+
+@dataclass(frozen=True, slots=True)
 class OthersEnded:
     """Wait until every worker but the first, which has requests in flight, has ended."""
 
@@ -207,8 +226,8 @@ class TakeBack:
 
 Step = (
     Connect | Write | Answering | Take | Start | Ask | Admitted | AtQuery | AtLatch | Open | Answered
-    | FirstBytes | Disconnect | Send | Pause | Resume | OthersEnded | WorkerEnded | Entered | Draining | Event
-    | Sessions | EndSessions | Fault | TakeBack
+    | FirstBytes | Disconnect | Send | Pause | Resume | FewDescriptors | Crowd | CrowdLeaves | OthersEnded
+    | WorkerEnded | Entered | Draining | Event | Sessions | EndSessions | Fault | TakeBack
 )  # fmt: skip
 
 SIGTERM, SIGINT = Send(), Send(signal.SIGINT)

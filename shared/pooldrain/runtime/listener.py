@@ -7,20 +7,17 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import logging
+import math
 import os
 import select
-import selectors
 import socket
 import struct
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, Self
 
 from pooldrain.errors import StartupError
-
-logger = logging.getLogger("pooldrain")
 
 BACKLOG = 2048  # connections the kernel keeps for us
 
@@ -44,6 +41,9 @@ ACCEPT_BATCH = 64
 
 # Seconds for which nothing is accepted when the process, or the machine, has no room for another connection.
 ACCEPT_PAUSE = 1.0
+
+# Seconds for which a client that is to be refused may be silent while others wait for its descriptor.
+SCARCE = 0.01
 
 # Seconds between two turns of a server's loop of which the first has failed.
 BROKEN_PAUSE = 0.05
@@ -97,7 +97,7 @@ def accepted(listener: socket.socket, limit: int = BACKLOG) -> Iterator[tuple[so
 
     The one policy of all servers for what `accept` may fail with (accept(2), "Error handling"): a client that has left,
     or an error that its connection brought with it, costs nobody anything; when descriptors or memory have run out
-    AcceptExhausted is raised, and one line logged; anything else is raised as it is, for the listener is broken.
+    AcceptExhausted is raised, which says so; anything else is raised as it is, for the listener is broken.
     """
     for _ in range(limit):
         try:
@@ -106,10 +106,7 @@ def accepted(listener: socket.socket, limit: int = BACKLOG) -> Iterator[tuple[so
             return
         except OSError as error:
             if error.errno in _EXHAUSTED:
-                logger.warning(
-                    "cannot accept connections: %s; the next attempt is in %g s", os.strerror(error.errno), ACCEPT_PAUSE
-                )
-                raise AcceptExhausted from error
+                raise AcceptExhausted(os.strerror(error.errno)) from error
             if error.errno in _BROUGHT:
                 continue
             raise
@@ -151,43 +148,89 @@ def has_arrived(connection: int) -> bool:
     return bool(poll.poll(0))
 
 
-def refuse_queued(listener: socket.socket, response: bytes) -> int:
-    """Answer every connection that the kernel still queues with `response`, then close the listener.
+def refuse_queued(listener: socket.socket, response: bytes, deadline: float = math.inf) -> int:
+    """Answer every connection that the kernel still queues with `response`, all together, then close the listener.
 
-    For a master whose workers are gone: what came too late for the last of them is refused, not reset. Waits at
-    most FIRST_BYTES for the requests. Returns how many were refused.
+    For who is the last to listen: what came too late is refused, not reset. Waits FIRST_BYTES at most for the requests,
+    as long again for the clients to take their answers, and not beyond `deadline` (monotonic seconds). Returns how many
+    were refused.
     """
     drop_new_connections(listener)
     listener.setblocking(False)
-    deadline = time.monotonic() + FIRST_BYTES
-    refused = 0
-    with selectors.DefaultSelector() as waiting:
-        with listener, suppress(BlockingIOError):
-            while True:
-                with suppress(ConnectionError):
-                    waiting.register(listener.accept()[0], selectors.EVENT_READ)
-        while waiting.get_map() and (left := deadline - time.monotonic()) > 0:
-            for key, _ in waiting.select(left):
-                waiting.unregister(key.fileobj)
-                refused += _refuse(key.fileobj, response)
-        for key in list(waiting.get_map().values()):
-            _close(key.fileobj)
-    return refused
+    with listener, _LateClients(response) as late:
+        silent_until = time.monotonic() + FIRST_BYTES
+        exhausted = late.accept(listener)
+        while late:
+            now = time.monotonic()
+            until = min(deadline, silent_until if late.silent else late.answered_at + FIRST_BYTES)
+            late.attend(SCARCE if exhausted else until - now)
+            if exhausted or now >= silent_until:
+                late.close_silent()
+            if now >= min(deadline, max(silent_until, late.answered_at + FIRST_BYTES)):
+                break
+            if exhausted:
+                exhausted = late.accept(listener)
+        return late.refused
 
 
-def _refuse(client: object, response: bytes) -> bool:
-    assert isinstance(client, socket.socket)
-    with client, suppress(OSError):
-        client.settimeout(FIRST_BYTES)
-        if not client.recv(65536):
-            return False
-        client.sendall(response)
-        client.shutdown(socket.SHUT_WR)
-        while client.recv(65536):  # closing with unread bytes would reset the answer
-            pass
-    return True
+class _LateClients:
+    """Clients that are refused, all at the same time and none waiting for another."""
 
+    def __init__(self, response: bytes) -> None:
+        self._response = response
+        self._poll = select.poll()  # needs no descriptor of its own
+        self._clients: dict[int, socket.socket] = {}
+        self.silent: set[int] = set()  # those that have sent nothing yet
+        self.refused = 0
+        self.answered_at = -math.inf  # the last of them, in monotonic seconds
 
-def _close(client: object) -> None:
-    assert isinstance(client, socket.socket)
-    client.close()
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for descriptor in list(self._clients):
+            self._close(descriptor)
+
+    def __len__(self) -> int:
+        return len(self._clients)
+
+    def accept(self, listener: socket.socket) -> bool:
+        """Accept who is queued; True if there was no room for all of them."""
+        try:
+            for client, _address in accepted(listener):
+                client.setblocking(False)
+                self._clients[client.fileno()] = client
+                self.silent.add(client.fileno())
+                self._poll.register(client, select.POLLIN)
+        except AcceptExhausted:
+            return True
+        return False
+
+    def attend(self, seconds: float) -> None:
+        """Answer whose request has come, close who has closed; wait so long at most for something to do."""
+        for descriptor, _ in self._poll.poll(max(0.0, seconds) * 1000):
+            client = self._clients[descriptor]
+            try:
+                received = client.recv(65536)
+                if received and descriptor in self.silent:
+                    client.sendall(self._response)  # it fits into any empty buffer
+                    client.shutdown(socket.SHUT_WR)  # the rest when the client has closed: unread bytes reset an answer
+                    self.refused += 1
+                    self.answered_at = time.monotonic()
+            except BlockingIOError:
+                continue
+            except OSError:
+                received = b""
+            self.silent.discard(descriptor)
+            if not received:
+                self._close(descriptor)
+
+    def close_silent(self) -> None:
+        """Wait for nobody's request any more."""
+        for descriptor in list(self.silent):
+            self._close(descriptor)
+
+    def _close(self, descriptor: int) -> None:
+        self._poll.unregister(descriptor)
+        self.silent.discard(descriptor)
+        self._clients.pop(descriptor).close()

@@ -91,6 +91,7 @@ class DrainWorker(ManagedWorker, ThreadWorker):
         self._lingering: dict[TConn, float] = {}
         self._accepts = True  # False once the end has begun
         self._accept_again_at = 0.0  # monotonic seconds; nothing is accepted until then
+        self._crowd = 0  # or until there are fewer connections than this
         self._retires = False  # whether it leaves its service to other workers
         self._stop: Stop | None = None
         self._stopped = threading.Event()
@@ -188,7 +189,8 @@ class DrainWorker(ManagedWorker, ThreadWorker):
         self.notify()
         now = time.monotonic()
         if self._accepts:
-            self.set_accept_enabled(now >= self._accept_again_at and self.nr_conns < self.worker_connections)
+            has_room = now >= self._accept_again_at or self.nr_conns < self._crowd
+            self.set_accept_enabled(has_room and self.nr_conns < self.worker_connections)
         self.wait_for_and_dispatch_events(self._patience())
         self.mind_master()
         self._attend_signals()
@@ -272,8 +274,11 @@ class DrainWorker(ManagedWorker, ThreadWorker):
         """Accept a batch of connections; none for a while, if there is no room for them."""
         try:
             self._accept_from(listener, ACCEPT_BATCH)
-        except AcceptExhausted:
+            self.service.runner.can_accept()
+        except AcceptExhausted as error:
+            self.service.runner.cannot_accept(str(error))
             self._accept_again_at = time.monotonic() + ACCEPT_PAUSE
+            self._crowd = self.nr_conns
             self.set_accept_enabled(False)
 
     def _accept_from(self, listener: Any, limit: int = BACKLOG) -> None:
@@ -425,8 +430,10 @@ class DrainWorker(ManagedWorker, ThreadWorker):
             for listener in self.sockets:
                 if self.app.owns_listener:
                     drop_new_connections(listener)
-                with contextlib.suppress(AcceptExhausted):  # what is left is for the others or the master, too
+                try:
                     self._accept_from(listener)
+                except AcceptExhausted as error:  # what is left is for the others, or for the master
+                    self.service.runner.cannot_accept(str(error))
         now = time.monotonic()
         stuck = len(self.service.runner.gate.in_flight)  # cut requests whose threads never came back
         if (self.nr_conns - stuck > 0 or self._lingering) and now < step.deadline:
@@ -437,6 +444,8 @@ class DrainWorker(ManagedWorker, ThreadWorker):
         busy = self.nr_conns - idle - stuck
         if busy > 0 and now < step.deadline + STOP_LIMIT:
             return
+        for conn in (*self.keepalived_conns, *self.pending_conns):
+            conn.close()  # now, and not by the process's end: the report needs a descriptor, too
         self._stopped.set()
 
 

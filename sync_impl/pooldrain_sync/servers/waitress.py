@@ -365,6 +365,7 @@ class DrainServer(TcpWSGIServer):
         self.map: dict[int, Any] = {}  # waitress's name for everything that its loop polls
         self.lingering: dict[DrainChannel, float] = {}  # until when
         self.accept_again_at = 0.0  # monotonic seconds; nothing is accepted until then
+        self._crowd = 0  # or until there are fewer connections than this
         sockinfo = (listener.family, listener.type, listener.proto, listener.getsockname())
         super().__init__(
             app, self.map, False, listener, dispatcher=dispatcher, adj=adjustments, sockinfo=sockinfo, bind_socket=False
@@ -402,14 +403,17 @@ class DrainServer(TcpWSGIServer):
     def readable(self) -> bool:
         """Whether to accept connections. Asked before every wait."""
         wanted: bool = super().readable()  # which is also where waitress looks for connections that have expired
-        return wanted and time.monotonic() >= self.accept_again_at
+        return wanted and (time.monotonic() >= self.accept_again_at or len(self.map) < self._crowd)
 
     def handle_accept(self) -> None:
         """Accept a batch of connections; none for a while, if there is no room for them."""
         try:
             self._accept(ACCEPT_BATCH)
-        except AcceptExhausted:
+            self.runner.can_accept()
+        except AcceptExhausted as error:
+            self.runner.cannot_accept(str(error))
             self.accept_again_at = time.monotonic() + ACCEPT_PAUSE
+            self._crowd = len(self.map)
 
     def _accept(self, limit: int) -> None:
         assert self.socket is not None
@@ -432,7 +436,8 @@ class DrainServer(TcpWSGIServer):
         self.del_channel()  # `close` would close the trigger as well
         try:
             self._accept(BACKLOG)
-        except AcceptExhausted:
+        except AcceptExhausted as error:
+            self.runner.cannot_accept(str(error))
             return  # what is left is refused when there is room again
         self.socket.close()
 
