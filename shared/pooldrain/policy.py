@@ -15,6 +15,9 @@ from pooldrain.errors import ConfigurationError
 # What an outer killer has to wait beyond the grace period: interpreter start of the exit, log flush, reaping.
 OUTSIDE_MARGIN = 2.0
 
+# Seconds beyond the grace period after which a master kills the workers that are left.
+MASTER_MARGIN = 0.3
+
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
@@ -89,7 +92,7 @@ class Ladder:
     """What the outside must allow, so that no outer killer fires first. Seconds, whole where asked for."""
 
     grace_period: float  # our own bound, from the signal to the exit
-    graceful_timeout: float  # gunicorn's master: SIGKILL to a worker after this
+    graceful_timeout: float  # our master: SIGKILL to a worker after this
     termination_grace_period: int  # Kubernetes terminationGracePeriodSeconds, systemd TimeoutStopSec
 
 
@@ -133,9 +136,8 @@ class ShutdownPolicy:
     def ladder(self) -> Ladder:
         """The deadlines above ours, each longer than the one below it."""
         grace = self.needed if self.grace_period is None else self.grace_period
-        outer = grace + OUTSIDE_MARGIN / 2
         return Ladder(
             grace_period=grace,
-            graceful_timeout=outer,
+            graceful_timeout=grace + MASTER_MARGIN,
             termination_grace_period=math.ceil(grace + OUTSIDE_MARGIN),
         )

@@ -62,6 +62,9 @@ _EXIT_CODES = {
     Outcome.LEAKED: ExitCode.LEAKED,
 }
 
+# Seconds beyond the linger for answers that are being written when everything else is done, within the grace period.
+FLUSH_LIMIT = 1.0
+
 # From best to worst; a master of several workers exits with the worst of theirs.
 _SEVERITY = (
     ExitCode.DRAINED,
@@ -130,10 +133,14 @@ class Dispose(Step):
 
 @dataclass(frozen=True, slots=True)
 class Stop(Step):
-    """Answer what the kernel still queues, close the listener, flush; linger at most `linger` seconds."""
+    """Answer what the kernel still queues, close the listener, flush; linger at most `linger` seconds.
+
+    `limit`: an instant in monotonic seconds, until which answers that are being written may go on.
+    """
 
     phase = Phase.STOPPING
     linger: float
+    limit: float
 
 
 class Close(Step):
@@ -305,7 +312,9 @@ def shutdown_sequence(
     dispose_deadline = course.now + policy.dispose_timeout
     yield from perform(Reclaim(dispose_deadline))
     disposed = yield from perform(Dispose(dispose_deadline))
-    yield from perform(Stop(course.now + policy.linger, linger=policy.linger))
+    lingered = course.now + policy.linger
+    flushed = min(lingered + FLUSH_LIMIT, now + policy.ladder.grace_period)
+    yield from perform(Stop(lingered, linger=policy.linger, limit=max(lingered, flushed)))
 
     tally = yield Close(course.now)
     assert isinstance(tally, Tally), "a runner ends with its tally"

@@ -15,6 +15,7 @@ import psutil
 import psycopg
 import pytest
 
+from pooldrain.runtime.watchdog import END_MARGIN
 from pooldrain_compare.backends import Backend
 from pooldrain_compare.faults import FAULTS, FROZEN, Fault, Place
 from pooldrain_compare.parity import Case, ParityOptions, Verdict, plan, run_cases, stage
@@ -98,7 +99,7 @@ def test_a_hung_query_is_gone_within_the_cancel_timeout_and_the_report_tells_who
     assert (answer.status, answer.header("content-type")) == (503, "application/problem+json")
     ended = service.ended()
     assert ended.code == 3
-    assert ended.at - signalled < GRACE_PERIOD + 1
+    assert ended.at - signalled < GRACE_PERIOD + END_MARGIN
     [cut] = service.report["cut_requests"]
     assert (cut["route"], cut["request_id"], cut["status"]) == ("GET /work", "hung-1", 503)
     assert cut["age"] >= 0.5
@@ -116,7 +117,7 @@ def test_with_a_database_that_stands_still_the_exit_is_within_the_grace_period(
     signalled = service.send_signal(signal.SIGTERM)
     ended = service.ended()
     assert ended.code == 3
-    assert ended.at - signalled < GRACE_PERIOD + 1
+    assert ended.at - signalled < GRACE_PERIOD + END_MARGIN
     assert hung.answer().status == 503
     connections = service.report["connections"]
     assert connections == {"opened": idle + 1, "closed": idle + 1, "reclaimed": 0, "abandoned": 0}

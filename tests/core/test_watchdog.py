@@ -6,7 +6,9 @@ import subprocess
 import sys
 import time
 
-from pooldrain.runtime.watchdog import LAST_WORDS, MARGIN
+from pooldrain.policy import MASTER_MARGIN
+from pooldrain.runtime.master import REFUSING
+from pooldrain.runtime.watchdog import ALONE, END_MARGIN, MASTER, WORKER
 
 GRACE = 0.3
 SLOW_START = 5.0  # seconds for a Python to start, on a busy machine
@@ -36,7 +38,7 @@ def test_a_process_that_hangs_is_ended_and_tells_where_it_hung() -> None:
     done = run(HANG + "signal.signal(signal.SIGTERM, lambda *_: watchdog.arm())\nos.kill(os.getpid(), 15)\nhang()")
     # Nothing is served yet: the servers set the exit code of a failed dispose once they do.
     assert done.returncode == 1
-    assert GRACE + MARGIN < time.monotonic() - started < GRACE + MARGIN + SLOW_START
+    assert GRACE + ALONE.margin < time.monotonic() - started < GRACE + END_MARGIN + SLOW_START
     assert "not ended within the grace period of 0.3 s: leaving at once, from " in done.stderr
     assert " in hang < " in done.stderr
 
@@ -53,5 +55,12 @@ def test_a_log_that_hangs_keeps_nobody() -> None:
 
 
 def test_nothing_happens_before_the_shutdown_begins_or_when_it_ends_in_time() -> None:
-    done = run(f"time.sleep({GRACE + MARGIN + LAST_WORDS})\nwatchdog.arm()\nfast_exit(0)")
+    done = run(f"time.sleep({GRACE + END_MARGIN})\nwatchdog.arm()\nfast_exit(0)")
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_each_process_ends_before_who_would_kill_it_and_all_of_them_within_the_margin() -> None:
+    worker, alone, master = (patience.margin + patience.last_words for patience in (WORKER, ALONE, MASTER))
+    assert worker < MASTER_MARGIN < MASTER_MARGIN + REFUSING < MASTER.margin
+    assert alone <= END_MARGIN
+    assert master <= END_MARGIN

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pooldrain.runtime.watchdog import END_MARGIN
 from pooldrain_compare.backends import GUNICORN
 from tests.harness.postgres import Postgres
 from tests.harness.service import EVERY_WAY, GUNICORN_2, UVICORN_2, Launcher, Service
@@ -116,7 +117,7 @@ def test_a_start_that_hangs_ends_within_the_grace_period_once_it_is_told_to(
     (tmp_path / "hanging_start.py").write_text(HANGS, "utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     timeouts = ("--drain-timeout", "0.5", "--cancel-timeout", "0.2", "--dispose-timeout", "0.3", "--linger", "0")
-    grace_period, outside = 1.0, 1.0
+    grace_period = 1.0
     every = []
     for backend in EVERY_WAY:
         colour = "sync" if backend.module == "pooldrain_sync" else "async"
@@ -130,6 +131,6 @@ def test_a_start_that_hangs_ends_within_the_grace_period_once_it_is_told_to(
         told = service.send_signal()
         ended = service.ended()
         assert ended.code == 1
-        assert ended.at - told < grace_period + outside
+        assert ended.at - told < grace_period + END_MARGIN
         assert "not ended within the grace period" in service.process.log_tail()
     postgres.await_nobody()

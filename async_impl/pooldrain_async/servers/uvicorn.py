@@ -38,7 +38,6 @@ from pooldrain.runtime.listener import (
     FIRST_BYTES,
     KEEP_ALIVE,
     LINGER_LIMIT,
-    STOP_LIMIT,
     AcceptExhausted,
     accepted,
     cannot_listen,
@@ -364,10 +363,10 @@ class UvicornServer(uvicorn.Server):
     async def stop(self, step: Stop) -> None:
         """Answer what is queued, close the listener and every connection; return when done."""
         self._accept_all()
-        await self._until_quiet(step.deadline, step.deadline + STOP_LIMIT)
+        await self._until_quiet(step.deadline, step.limit)
         await self._close_all()
         with suppress(TimeoutError):  # an application that does not end must not keep the process
-            await asyncio.wait_for(self.lifespan.shutdown(), STOP_LIMIT)
+            await asyncio.wait_for(self.lifespan.shutdown(), max(0.0, step.limit - time.monotonic()))
 
     async def _shut_down(self) -> ShutdownReport:
         try:

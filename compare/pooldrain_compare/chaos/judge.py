@@ -18,12 +18,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from pooldrain.demo import Order, parse_order
+from pooldrain.runtime.watchdog import END_MARGIN
 from pooldrain.status import POOL_CLOSED, POOL_EXHAUSTED, REFUSED
 from pooldrain_compare.chaos.trial import Evidence
 from pooldrain_compare.checker import check
 from pooldrain_compare.client import Exchange, Outcome, order, problem_detail
 
-MARGIN = 1.0  # seconds beyond the grace period
+MARGIN = END_MARGIN
 START = 4.0  # seconds until a process that starts on a busy machine hears of an early signal
 AT_ONCE = 1.0  # seconds from a third signal to the end
 HARD_EXIT = 128  # exit codes from here on are signals
@@ -43,7 +44,7 @@ def _played(seen: Evidence) -> Broken:
 
 
 def _bounded(seen: Evidence) -> Broken:
-    """The process ends within the grace period and a second; at once, if there was a third signal."""
+    """The process ends within the grace period and its margin; at once, if there was a third signal."""
     if seen.ended is None:
         yield "it had to be killed"
         return

@@ -48,9 +48,6 @@ SCARCE = 0.01
 # Seconds between two turns of a server's loop of which the first has failed.
 BROKEN_PAUSE = 0.05
 
-# Seconds beyond the linger for answers that are being written when everything else is done.
-STOP_LIMIT = 1.0
-
 
 def bind_socket(host: str, port: int) -> socket.socket:
     """A bound socket that does not listen yet. Port 0: the kernel picks one. Raises StartupError."""

@@ -37,6 +37,7 @@ from pooldrain.runtime.logging import adopt_third_party
 from pooldrain.runtime.report import write_report
 from pooldrain.runtime.signals import SHUTDOWN_SIGNALS
 from pooldrain.runtime.startup import Ground
+from pooldrain.runtime.watchdog import MASTER, Watchdog
 from pooldrain.runtime.worker import ManagedWorker, MasterApplication, worker_report
 from pooldrain.shutdown import ExitCode, worst_exit_code
 from pooldrain.status import REFUSED
@@ -45,6 +46,9 @@ logger = logging.getLogger("pooldrain")
 
 # Seconds until a worker that could not start, or crashed, is replaced.
 RESPAWN_DELAY = 1.0
+
+# Seconds beyond the killing of workers for refusing those who came too late.
+REFUSING = 0.1
 
 # Reports of workers that were replaced that are kept for the one report at the end.
 KEPT_REPORTS = 100
@@ -116,13 +120,18 @@ class Master(Arbiter):
 
     def stop(self, graceful: bool = True) -> None:
         """Pass the signal on and wait, by events, until every worker has ended or the grace period has."""
+        ladder = self.app.settings.shutdown.ladder
+        began = time.monotonic()
+        watchdog = Watchdog(ladder.grace_period, MASTER)  # not before: a thread and a fork do not go together
+        watchdog.exit_code = int(ExitCode.DISPOSE_FAILED)
+        watchdog.arm()
         flags = self.app.flags
         flags.only_one = len(self.WORKERS) == 1
         flags.stopping = True
         first = self._signal if graceful else signal.SIGQUIT
         flags.hurried = first == signal.SIGQUIT
         self.kill_workers(first)
-        deadline = time.monotonic() + self.app.settings.shutdown.ladder.graceful_timeout
+        deadline = began + ladder.graceful_timeout
         received = 2 if flags.hurried else 1
         while self.WORKERS and (left := deadline - time.monotonic()) > 0:
             for number in self._signals_within(left):
@@ -143,7 +152,8 @@ class Master(Arbiter):
             while self.WORKERS:
                 self._reaped(*os.waitpid(-1, 0))
         # Open until now, so that nothing which came after the last worker's last look is reset.
-        self._refused = sum(refuse_queued(listener.sock, REFUSED.raw()) for listener in self.LISTENERS)
+        until = began + ladder.graceful_timeout + REFUSING
+        self._refused = sum(refuse_queued(listener.sock, REFUSED.raw(), until) for listener in self.LISTENERS)
         if self._refused:
             logger.info("master: %d late requests refused", self._refused)
         self.LISTENERS.clear()

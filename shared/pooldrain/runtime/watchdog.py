@@ -2,7 +2,11 @@
 
 A handler that blocks the event loop keeps it from ever hearing of the shutdown, a database may hang while the service
 starts, and a callback at the exit may wait for ever. A thread of its own sees to it that the process ends all the same.
-(Workers that have started have their master for that.)
+(Workers that have started have their master for that, and the master has a watchdog once it ends.)
+
+Whatever hangs, nothing is left END_MARGIN seconds after the grace period. What happens until then, in this order:
+a worker whose start hangs ends itself (WORKER), the master kills the workers that are left (`policy.MASTER_MARGIN`) and
+refuses those who came too late, a process without a master ends itself (ALONE), and so does a master (MASTER).
 """
 
 from __future__ import annotations
@@ -14,17 +18,31 @@ import sys
 import threading
 import time
 import traceback
+from dataclasses import dataclass
 from types import FrameType
 
 from pooldrain.shutdown import ExitCode
 
 logger = logging.getLogger("pooldrain")
 
-# Seconds beyond the grace period, in which the process may still end by itself.
-MARGIN = 0.5
+# Seconds beyond the grace period after which no process is left.
+END_MARGIN = 0.5
 
-# Seconds in which to say where it hangs: what it hangs in may be the log itself.
-LAST_WORDS = 0.2
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Seconds: beyond the grace period, in which the process may still end by itself; then, to say where it hangs.
+
+    What it hangs in may be the log itself.
+    """
+
+    margin: float
+    last_words: float
+
+
+ALONE = Patience(0.3, 0.2)
+WORKER = Patience(0.1, 0.15)
+MASTER = Patience(0.45, 0.05)
 
 # Frames of a stack that are told, from the innermost.
 _FRAMES = 4
@@ -33,9 +51,10 @@ _FRAMES = 4
 class Watchdog:
     """Watches the thread that makes it. `grace_period` in seconds, from the call of `arm`."""
 
-    def __init__(self, grace_period: float) -> None:
+    def __init__(self, grace_period: float, patience: Patience = ALONE) -> None:
         self.exit_code: int = ExitCode.NOT_STARTED  # with which it ends the process
         self._grace_period = grace_period
+        self._patience = patience
         self._watched = threading.get_ident()
         self._armed: queue.SimpleQueue[float] = queue.SimpleQueue()
         self._disarmed = threading.Event()
@@ -51,12 +70,12 @@ class Watchdog:
         self.arm()  # whoever waits for that may end
 
     def _watch(self) -> None:
-        deadline = self._armed.get() + self._grace_period + MARGIN
+        deadline = self._armed.get() + self._grace_period + self._patience.margin
         if self._disarmed.wait(max(0.0, deadline - time.monotonic())):
             return
         telling = threading.Thread(target=self._tell, daemon=True)
         telling.start()
-        telling.join(LAST_WORDS)
+        telling.join(self._patience.last_words)
         os._exit(self.exit_code)
 
     def _tell(self) -> None:

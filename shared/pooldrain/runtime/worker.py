@@ -33,7 +33,7 @@ from pooldrain.runtime.report import write_report
 from pooldrain.runtime.settings import Settings
 from pooldrain.runtime.signals import SignalWatch
 from pooldrain.runtime.startup import Ground
-from pooldrain.runtime.watchdog import Watchdog
+from pooldrain.runtime.watchdog import WORKER, Watchdog
 from pooldrain.shutdown import ShutdownReport
 
 logger = logging.getLogger("pooldrain")
@@ -164,7 +164,7 @@ class ManagedWorker(Worker):
     @contextmanager
     def guarded_start(self) -> Generator[None]:
         """End the process if it is told to end while its start hangs."""
-        watchdog = Watchdog(self.app.settings.shutdown.ladder.grace_period)
+        watchdog = Watchdog(self.app.settings.shutdown.ladder.grace_period, WORKER)
         self.watch.listen(watchdog.arm)
         try:
             yield

@@ -35,7 +35,6 @@ from pooldrain.runtime.listener import (
     FIRST_BYTES,
     IDLE_LIMIT,
     LINGER_LIMIT,
-    STOP_LIMIT,
     AcceptExhausted,
     accepted,
     drop_new_connections,
@@ -160,7 +159,7 @@ class DrainWorker(ManagedWorker, ThreadWorker):
         """Answer what is queued, close the listener and every connection; return when done."""
         self._stop = step
         self._wake()
-        self._stopped.wait(step.deadline + 2 * STOP_LIMIT - time.monotonic())  # less, unless the loop is broken
+        self._stopped.wait(step.limit + BROKEN_PAUSE - time.monotonic())  # less, unless the loop is broken
 
     def retire(self) -> None:
         """Leave new clients to the other workers; close, after a while, the connections on which nothing comes."""
@@ -442,7 +441,7 @@ class DrainWorker(ManagedWorker, ThreadWorker):
         about_to_send = sum(_about_to_send(conn, now) for conn in self.pending_conns)
         idle = len(self.keepalived_conns) + len(self.pending_conns) - about_to_send
         busy = self.nr_conns - idle - stuck
-        if busy > 0 and now < step.deadline + STOP_LIMIT:
+        if busy > 0 and now < step.limit:
             return
         for conn in (*self.keepalived_conns, *self.pending_conns):
             conn.close()  # now, and not by the process's end: the report needs a descriptor, too

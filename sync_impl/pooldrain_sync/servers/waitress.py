@@ -46,7 +46,6 @@ from pooldrain.runtime.listener import (
     FIRST_BYTES,
     KEEP_ALIVE,
     LINGER_LIMIT,
-    STOP_LIMIT,
     AcceptExhausted,
     accepted,
     cannot_listen,
@@ -520,7 +519,7 @@ class WaitressServer:
         """Answer what is queued, close the listener and every connection; return when done."""
         self._stop = step
         self._waitress.pull_trigger()
-        self._stopped.wait(step.deadline + 2 * STOP_LIMIT - time.monotonic())  # less, unless the loop is broken
+        self._stopped.wait(step.limit + BROKEN_PAUSE - time.monotonic())  # less, unless the loop is broken
 
     # --- the loop -------------------------------------------------------------------------------------------
 
@@ -589,7 +588,7 @@ class WaitressServer:
         if self._live_channels and now < step.deadline:
             return
         wasyncore.poll2(0, waitress.map)  # what has arrived by now is read, and so not reset
-        if any(channel.busy for channel in self._live_channels) and now < step.deadline + STOP_LIMIT:
+        if any(channel.busy for channel in self._live_channels) and now < step.limit:
             return
         for channel in waitress.channels:
             wasyncore.dispatcher.close(channel)
