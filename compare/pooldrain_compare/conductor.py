@@ -29,7 +29,7 @@ from pooldrain_compare.exchange import Answer, Exchange, Wire, answers_in
 from pooldrain_compare.faults import BY_NAME, Place
 from pooldrain_compare.latches import Latches
 from pooldrain_compare.listening import Record, TranscriptPipe
-from pooldrain_compare.processes import Ended, ServerProcess, ServerProcessError, limit_descriptors, python_module
+from pooldrain_compare.processes import Ended, ServerProcess, ServerProcessError, limit_descriptors, python_module, send
 
 # Seconds, reached only when something is wrong.
 BOUND = 20.0
@@ -272,7 +272,9 @@ class _Player:
                 self._hang_up(step.name)
             case s.Send() if not step.ends_all:
                 self._last_act = time.monotonic()
-                os.kill(self._process.pid if step.worker is None else self._pids[step.worker], step.number)
+                pid = self._process.pid if step.worker is None else self._pids[step.worker]
+                if not send(pid, step.number):
+                    raise ScenarioError(f"the process that was to hear of {step.number.name} has ended")
             case s.Send():
                 # With a fault before the signal the database may not answer.
                 first = not self._signalled and (self._place is None or not self._place.troubled)
@@ -363,7 +365,7 @@ class _Player:
 
     def _send_workers(self, number: signal.Signals) -> None:
         for pid in self._pids:
-            os.kill(pid, number)
+            send(pid, number)
 
     def _collect(self, name: str, exchange: Exchange) -> None:
         answer = exchange.answer(BOUND)

@@ -21,6 +21,7 @@ from sqlalchemy.engine import make_url
 
 from pooldrain.runtime.embedded import EmbeddedDatabase
 from pooldrain_compare.database import APPLICATION_NAME
+from pooldrain_compare.processes import send
 
 ROLE = "shop"  # no superuser: limits on connections are for mortals
 START_TIMEOUT = 20.0
@@ -108,12 +109,17 @@ class PrivateServer:
         while any(map(_lives, processes)) and time.monotonic() < deadline:
             time.sleep(_PAUSE)
 
-    def kill_backend(self, pid: int) -> None:
-        """Kill the server's side of one session: the server ends all the others, which has begun when this returns."""
+    def kill_backend(self, pid: int) -> bool:
+        """Kill the server's side of one session: the server ends all the others, which has begun when this returns.
+
+        False if that session has ended by itself: then nothing has happened.
+        """
         with psycopg.connect(self._url, autocommit=True, application_name=APPLICATION_NAME) as other:
-            os.kill(pid, signal.SIGKILL)
+            if not send(pid, signal.SIGKILL):
+                return False
             with contextlib.suppress(psycopg.OperationalError):
                 other.execute("SELECT pg_sleep(%s)", (START_TIMEOUT,))
+        return True
 
     def freeze(self) -> None:
         """Stop every process of it, as a hanging machine would."""

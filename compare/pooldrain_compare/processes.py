@@ -177,8 +177,7 @@ class ServerProcess:
         """Kill whatever is left of the process group and reap it. Harmless after a normal end."""
         if self._popen is None:
             return
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._popen.pid, signal.SIGKILL)
+        send(self._popen.pid, signal.SIGKILL, group=True)
         for thread in self._threads:
             thread.join(KILL_TIMEOUT)
         _group_is_gone(self._popen.pid, KILL_TIMEOUT)
@@ -239,16 +238,11 @@ def python_module(module: str, *arguments: str) -> list[str]:
 def _group_is_gone(group: int, timeout: float) -> bool:
     """Whether no process of the group is left; one that has ended counts until it is reaped, so wait a little."""
     deadline = time.monotonic() + timeout
-    while True:
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            pass
+    while send(group, 0, group=True):
         if time.monotonic() >= deadline:
             return False
         time.sleep(0.002)
+    return True
 
 
 def _listening_address(line: bytes) -> tuple[str, int] | None:
@@ -259,6 +253,17 @@ def _listening_address(line: bytes) -> tuple[str, int] | None:
     except (ValueError, KeyError, TypeError):
         pass
     return None
+
+
+def send(pid: int, number: int, *, group: bool = False) -> bool:
+    """Signal a process, or every process of a group, that may be gone; whether there was one. Number 0 only asks."""
+    try:
+        (os.killpg if group else os.kill)(pid, number)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # of a group: those that are left have ended, and wait to be reaped
+        pass
+    return True
 
 
 def limit_descriptors(pids: Iterable[int], room: int) -> dict[int, tuple[int, int]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import signal
 from collections.abc import Collection, Generator, Iterable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 import psycopg
 from sqlalchemy.engine import make_url
 
+from pooldrain_compare.processes import send
 from tests.harness.waiting import eventually
 
 _serial = itertools.count(1)
@@ -118,8 +118,8 @@ class Postgres:
     @contextlib.contextmanager
     def frozen(self, session: Session) -> Generator[None]:
         """Stop the server's side of a session, as a hanging disk would: nothing it is told reaches it."""
-        os.kill(session.backend, signal.SIGSTOP)
+        assert send(session.backend, signal.SIGSTOP), "the session has ended"
         try:
             yield
         finally:
-            os.kill(session.backend, signal.SIGCONT)
+            send(session.backend, signal.SIGCONT)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pooldrain_compare.backends import GUNICORN, UVICORN, WAITRESS, Backend
-from pooldrain_compare.processes import Ended, ServerProcess, ServerProcessError
+from pooldrain_compare.processes import Ended, ServerProcess, ServerProcessError, send
 from tests.harness.http import Address, Answer, Connection, ask
 from tests.harness.waiting import BOUND, eventually
 
@@ -68,7 +67,7 @@ class Service:
 
     def send_group_signal(self, number: int = signal.SIGINT) -> None:
         """Signal every process of it, as a terminal does on Ctrl+C."""
-        os.killpg(self.process.pid, number)
+        send(self.process.pid, number, group=True)
 
     def ended(self, within: float = BOUND) -> Ended:
         """Wait for its end."""

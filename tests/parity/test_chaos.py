@@ -6,11 +6,17 @@ The long form is `make chaos TRIALS=500 SEED=1`.
 from __future__ import annotations
 
 import io
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
+import psycopg
 import pytest
 from rich.console import Console
 
@@ -24,7 +30,8 @@ from pooldrain_compare.chaos.trial import Evidence, run
 from pooldrain_compare.client import Exchange, LoadResult, Mode, Outcome, problem_detail
 from pooldrain_compare.conductor import SERVERS
 from pooldrain_compare.private_server import PrivateServer, PrivateServers
-from pooldrain_compare.processes import Ended
+from pooldrain_compare.processes import Ended, send
+from tests.harness.waiting import eventually
 
 SEED = 205  # its first trials have something of everything
 TRIALS = 10
@@ -34,6 +41,28 @@ TRIALS = 10
 def servers() -> Iterator[PrivateServers]:
     with PrivateServers() as running:
         yield running
+
+
+# --- what is hurt may be gone ---------------------------------------------------------------------------------
+
+
+def test_a_process_that_has_ended_is_not_there_to_be_signalled() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""], start_new_session=True) as process:
+        assert process.wait(30) == 0
+    assert not send(process.pid, signal.SIGKILL)
+    assert not send(process.pid, signal.SIGKILL, group=True)
+    assert send(os.getpid(), 0)
+
+
+def test_a_session_that_has_ended_by_itself_is_not_killed_and_its_server_goes_on(servers: PrivateServers) -> None:
+    with servers.borrow() as server:
+        url = server.make_database()
+        with psycopg.connect(server.superuser_url(url)) as connection:
+            pid = connection.info.backend_pid
+        eventually(lambda: not psutil.pid_exists(pid), "the session has ended")
+        assert server.kill_backend(pid) is False
+        assert server.ask("SELECT 1") == [(1,)]
+        server.drop_database(url)
 
 
 # --- trials ---------------------------------------------------------------------------------------------------
