@@ -95,6 +95,14 @@ class Service:
 
         return eventually(enough, f"event {name} in the log of {self.backend.name}:\n{self.process.log_tail()}")
 
+    def await_admitted(self, number: int) -> None:
+        """Wait until so many requests are in flight, as its transcript tells."""
+
+        def admitted() -> bool:
+            return len([event for event in self.transcript if event["event"] == "request_admitted"]) >= number
+
+        eventually(admitted, f"{number} requests in flight")
+
     def await_drain(self) -> None:
         """Wait until every worker refuses new requests."""
         self.await_event("drain_started", workers(self.backend))

@@ -31,6 +31,10 @@ def create_sync(runner: pooldrain_sync.runner.Runner) -> flask.Flask:
     """On threads."""
     app = flask.Flask("stuck")
 
+    @app.get("/livez")
+    def livez() -> str:
+        return "alive"
+
     @app.get("/stuck")
     def stuck() -> str:
         with runner.pool.engine.connect() as connection:
@@ -44,6 +48,10 @@ def create_sync(runner: pooldrain_sync.runner.Runner) -> flask.Flask:
 def create_async(runner: pooldrain_async.runner.Runner) -> fastapi.FastAPI:
     """On asyncio."""
     app = fastapi.FastAPI()
+
+    @app.get("/livez")
+    async def livez() -> str:
+        return "alive"
 
     @app.get("/stuck")
     async def stuck() -> str:

@@ -78,15 +78,6 @@ def some_id() -> str:
     return f"client-{uuid.uuid4().hex[:12]}"
 
 
-def in_flight_now(service: Service, number: int) -> None:
-    """Wait until so many requests are in flight, as its transcript tells."""
-
-    def admitted() -> list[object]:
-        return [event for event in service.transcript if event["event"] == "request_admitted"]
-
-    eventually(lambda: len(admitted()) >= number, f"{number} requests in flight")
-
-
 def expect_cut(answer: Answer) -> None:
     assert (answer.status, answer.closes, answer.header("retry-after")) == (503, True, "1")
     assert answer.header("content-type") == PROBLEM
@@ -122,7 +113,7 @@ def test_a_body_that_comes_byte_by_byte_is_cut_at_the_drain_timeout_and_answered
     dripping = threading.Thread(target=drip)
     dripping.start()
     try:
-        in_flight_now(service, len(held) + 1)
+        service.await_admitted(len(held) + 1)
         signalled = service.send_signal()
         service.await_drain()
         released = held.release()
@@ -146,7 +137,7 @@ def test_a_body_that_comes_byte_by_byte_is_cut_at_the_drain_timeout_and_answered
 def test_a_second_signal_ends_the_wait_for_a_body_at_once(services: Launcher, backend: Backend) -> None:
     service = services.start(backend, "--drain-timeout", "20")
     connection, _ = upload(service, some_id())
-    in_flight_now(service, 1)
+    service.await_admitted(1)
     service.send_signal()
     service.await_drain()
     hurried = service.send_signal()
@@ -164,7 +155,7 @@ def test_a_body_that_stalls_is_answered_503_whatever_the_application_makes_of_it
     whole.send(rest)
     assert whole.answer().status == 200
     stalled, _ = upload(service, some_id(), "/")
-    in_flight_now(service, 2)
+    service.await_admitted(2)
     service.send_signal()
     expect_cut(stalled.answer())
     assert service.ended().code == 3
@@ -255,7 +246,7 @@ def test_a_crowd_of_them_delays_nobody(services: Launcher, in_flight: PutInFligh
     half = [service.connect() for _ in range(6)]
     for connection in half:
         connection.send(b"GET / HTT")
-    in_flight_now(service, len(held) + len(rude) + len(stalled))
+    service.await_admitted(len(held) + len(rude) + len(stalled))
     signalled = service.send_signal()
     service.await_drain()
     asked = time.monotonic()
@@ -276,11 +267,11 @@ def test_a_crowd_of_them_delays_nobody(services: Launcher, in_flight: PutInFligh
 def test_who_waits_for_a_thread_that_never_comes_is_refused(services: Launcher, backend: Backend) -> None:
     service = start_stuck(services, backend, "--threads", "1", *SHORT)
     stuck = service.connect().ask("GET", "/stuck")
-    in_flight_now(service, 1)
+    service.await_admitted(1)
     # The announce period gives the server time to take note of what arrived; no page could be asked: it would wait too.
     waiting = [service.connect().ask("GET", "/stuck") for _ in range(3)]
     body, rest = upload(service, some_id(), "/stuck")
-    in_flight_now(service, 1 if backend is GUNICORN else 2)
+    service.await_admitted(1 if backend is GUNICORN else 2)
     body.send(rest)
     signalled = service.send_signal()
     service.await_drain()
@@ -322,7 +313,7 @@ def test_a_handler_that_blocks_the_event_loop_does_not_keep_the_process(
 ) -> None:
     service = start_stuck(services, backend, *SHORT)
     blocking = service.connect().ask("GET", "/block")
-    in_flight_now(service, 1)
+    service.await_admitted(1)
     signalled = service.send_signal()
     ended = service.ended()
     assert ended.at - signalled < DRAIN + CANCEL + DISPOSE + PROCESS_LINGER + END_MARGIN

@@ -42,6 +42,10 @@ _HALF, _REST = _UPLOAD[:-10], _UPLOAD[-10:]
 _BEGIN = (Start("ordinary", "/query?latch=q"), AtQuery("q"))
 _END = (Open(("q",)), Answered(("ordinary",)))
 
+# As many as there are threads by default.
+_BUSY = tuple(f"busy{number}" for number in range(40))
+_PROBES = ("livez", "readyz", "pool-status")
+
 CLIENTS: tuple[Scenario, ...] = (
     # --- that send no request, or not all of it ---
     Scenario(
@@ -180,6 +184,25 @@ CLIENTS: tuple[Scenario, ...] = (
             SIGTERM,
         ),
         expect=Expect(answers={"ordinary": 200, "later": 200}),
+    ),
+    Scenario(
+        name="probes-while-all-threads-are-busy",
+        shows="every thread is busy: the probes and the status page are answered all the same, also in the drain",
+        workers=(1,),
+        steps=(
+            *(Start(name, "/late-checkout?latch=l") for name in _BUSY),
+            AtLatch("l", len(_BUSY)),
+            *(Ask(f"{probe}-before", f"/{probe}") for probe in _PROBES),
+            SIGTERM,
+            Draining(),
+            *(Ask(f"{probe}-during", f"/{probe}") for probe in _PROBES),
+            Open(("l",)),
+            Answered(_BUSY),
+        ),
+        expect=Expect(
+            answers=dict.fromkeys((*_BUSY, *(f"{probe}-before" for probe in _PROBES)), 200)
+            | {"livez-during": 200, "readyz-during": 503, "pool-status-during": 200},
+        ),
     ),
     # --- that do not take their answers ---
     Scenario(

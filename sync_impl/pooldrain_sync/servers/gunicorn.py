@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import selectors
 import signal
 import socket
@@ -25,7 +26,7 @@ from gunicorn.http.parser import Parser
 from gunicorn.http.wsgi import Response
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
-from pooldrain.gate import CLIENT, CLOSE_CONNECTION, CURRENT_RESERVATION, Reservation
+from pooldrain.gate import CLIENT, CLOSE_CONNECTION, CURRENT_RESERVATION, UNCOUNTED_PATHS, Reservation
 from pooldrain.runtime.exit import fast_exit, told_in_one_line
 from pooldrain.runtime.listener import (
     ACCEPT_BATCH,
@@ -64,6 +65,9 @@ logger = logging.getLogger("pooldrain")
 # Threads that do nothing but refuse while draining.
 REFUSING_THREADS = 2
 
+# The request lines of probes.
+_PROBE = re.compile(rb"(?:GET|HEAD) (%s)[ ?]" % b"|".join(path.encode() for path in sorted(UNCOUNTED_PATHS)))
+
 # Bytes read at a time, and bytes of a head after which the parser shall say what it thinks of it.
 RECEIVE = 65536
 LONGEST_HEAD = 65536
@@ -86,6 +90,7 @@ class DrainWorker(ManagedWorker, ThreadWorker):
         self.max_keepalived = self.worker_connections  # threads do not hold connections here
         self._service: BuiltService | None = None
         self._refusing: ThreadPoolExecutor | None = None
+        self._probes: dict[bytes, ThreadPoolExecutor] = {}  # by path: one that hangs does not keep the others
         self._interruption: Interruption | None = None
         self._lingering: dict[TConn, float] = {}
         self._accepts = True  # False once the end has begun
@@ -331,12 +336,24 @@ class DrainWorker(ManagedWorker, ThreadWorker):
         self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_pending_socket_readable, conn))
 
     def enqueue_req(self, conn: TConn) -> None:
-        """Hand a request to a thread, a busy one or a refusing one."""
+        """Hand a request to a thread: a busy one, a refusing one, or the one that answers this probe."""
         assert isinstance(conn, DrainConnection)
-        conn.reservation = self.service.runner.reserve()
-        refusing = self._refusing if conn.reservation is None else None
-        future = (refusing or self.tpool).submit(self.handle, conn)
+        threads, conn.reservation = self._probing(conn.head), None
+        if threads is None:
+            conn.reservation = self.service.runner.reserve()
+            threads = (self._refusing if conn.reservation is None else None) or self.tpool
+        future = threads.submit(self.handle, conn)
         future.add_done_callback(lambda done: self.method_queue.defer(self.finish_request, conn, done))
+
+    def _probing(self, head: bytes) -> ThreadPoolExecutor | None:
+        """The thread for a probe: it is answered whatever the others do. None for any other request."""
+        probe = _PROBE.match(head)
+        if probe is None or _has_body(head):
+            return None
+        path = probe[1]
+        if path not in self._probes:
+            self._probes[path] = ThreadPoolExecutor(1, "pooldrain-probe")
+        return self._probes[path]
 
     def handle(self, conn: TConn) -> Any:
         """Serve one request, in a thread."""
@@ -446,6 +463,12 @@ class DrainWorker(ManagedWorker, ThreadWorker):
         for conn in (*self.keepalived_conns, *self.pending_conns):
             conn.close()  # now, and not by the process's end: the report needs a descriptor, too
         self._stopped.set()
+
+
+def _has_body(head: bytes) -> bool:
+    """Whether a request has a body, for which a thread would wait."""
+    lowered = head.lower()
+    return b"\ncontent-length:" in lowered or b"\ntransfer-encoding:" in lowered
 
 
 def _about_to_send(conn: TConn, now: float) -> bool:

@@ -349,6 +349,8 @@ class DrainServer(TcpWSGIServer):
     def __init__(self, app: Any, runner: Runner, listener: socket.socket, threads: int) -> None:
         self.runner = runner
         self._refusing = ThreadedTaskDispatcher()
+        # A thread for each probe's path, from its first one on: they are answered whatever the others do.
+        self._probes = {path: ThreadedTaskDispatcher() for path in UNCOUNTED_PATHS}
         dispatcher = ThreadedTaskDispatcher()
         dispatcher.set_thread_count(threads)
         adjustments = Adjustments(
@@ -379,10 +381,13 @@ class DrainServer(TcpWSGIServer):
         assert isinstance(task, DrainChannel)
         request: DrainParser = task.requests[0]
         served = request.admitted is not None and request.answer is None
-        reservation = None if served else self.runner.reserve()
+        probe = None if served or request.error else self._probes.get(request.path)
+        reservation = None if served or probe is not None else self.runner.reserve()
         task.reservations.append(reservation)
         busy = served or reservation is not None
-        dispatcher: ThreadedTaskDispatcher = self.task_dispatcher if busy else self._refusing
+        dispatcher: ThreadedTaskDispatcher = probe or (self.task_dispatcher if busy else self._refusing)
+        if probe is not None:
+            probe.set_thread_count(1)
         dispatcher.add_task(task)  # type: ignore[arg-type]  # a channel is a task to waitress
 
     def refuse_waiting(self) -> None:
