@@ -66,17 +66,12 @@ class GateMiddleware:
         except asyncio.CancelledError:
             if not request.cancelled:
                 raise
-            # Cancelled by our own deadline: the task ends here, and its client learns why.
-            if request.status is None:
-                await responder.send_cut()
-            elif client is not None and not responder.complete:
-                client.break_off()
+            await responder.cut(client)  # by our own deadline: the task ends here, and its client learns why
         except BaseException as error:
-            if request.status is None and request.cancelled and isinstance(error, Exception):
-                await responder.send_cut()  # it failed because we cancelled it
-            else:
+            if not request.cancelled or not isinstance(error, Exception) or responder.lost_its_client(error):
                 request.status = request.status or 500
                 raise
+            await responder.cut(client)  # it failed because we cancelled it
         finally:
             CURRENT_REQUEST.reset(token)
             request.broken = not responder.complete
@@ -127,6 +122,21 @@ class _Responder:
             self._begun = True
         elif self._begun and isinstance(request.worker, asyncio.Task):
             request.worker.cancel()
+
+    def lost_its_client(self, error: Exception) -> bool:
+        """Whether a whole answer could not be sent, which is how ASGI tells that its client has left."""
+        return self.complete and isinstance(error, OSError)
+
+    async def cut(self, client: LoopClient | None) -> None:
+        """The request was cancelled, and has unwound: say so, or break the answer off; a whole one is left alone."""
+        assert self._request is not None
+        self._request.unwound = True
+        if self._request.status is None:
+            await self.send_cut()
+        elif not self.complete:
+            if client is None:
+                raise BrokenPipeError  # a server that we do not know breaks it off at any error
+            client.break_off()
 
     async def send_cut(self) -> None:
         """Answer that the request overstayed, instead of whatever the application still sends."""

@@ -128,6 +128,11 @@ class Scenarios:
         response.background = BackgroundTask(self.hold, given)
         return response
 
+    async def after_query(self, given: Given) -> Response:
+        response = _response(routes.done("after query"))
+        response.background = BackgroundTask(self.query, given)
+        return response
+
     async def keep(self, given: Given) -> Answer:
         connection = await self._engine.connect()
         await connection.execute(text(routes.SELECT_ONE))

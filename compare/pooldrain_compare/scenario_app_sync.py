@@ -120,6 +120,11 @@ class Scenarios:
         response.call_on_close(lambda: self.hold(given))
         return response
 
+    def after_query(self, given: Given) -> Response:
+        response = _response(routes.done("after query"))
+        response.call_on_close(lambda: self.query(given))
+        return response
+
     def keep(self, given: Given) -> Answer:
         connection = self._engine.connect()
         connection.execute(text(routes.SELECT_ONE))

@@ -33,6 +33,7 @@ ROUTES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("/pinned", "pinned", ("GET",)),  # the same, but for a latch in place of the statement: its transaction idles
     ("/background", "background", ("GET",)),  # leaves a task behind that holds a connection until the latch opens
     ("/after-response", "after_response", ("GET",)),  # the same, as a part of the request after its answer
+    ("/after-query", "after_query", ("GET",)),  # the same, in a statement, until the query latch opens
     ("/keep", "keep", ("GET",)),  # answers without returning its connection
     ("/return", "give_back", ("GET",)),  # waits at the latch, then returns what /keep has kept
     ("/big", "big", ("GET",)),  # an answer that no buffer of the kernel holds

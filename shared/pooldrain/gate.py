@@ -72,6 +72,7 @@ class InFlightRequest:
     answered = False  # its last bytes are on their way
     cancelled = False  # the drain timed out while it was in flight
     broken = False  # its response ended before it was complete
+    unwound = False  # what served it failed because it was cancelled, be it after the answer
     given_up = False  # and it did not unwind in time
     ended = False
     client: Client | None = None  # if the server tells
@@ -102,11 +103,11 @@ class InFlightRequest:
 
     @property
     def was_cut(self) -> bool:
-        """Whether the shutdown ended it: cancelled, and without an answer of its own."""
+        """Whether the shutdown ended it: cancelled, and without an answer of its own or with work left after it."""
         if self.given_up or not self.cancelled:
             return self.given_up
         interrupted = self.client is not None and self.client.interrupted
-        return interrupted or self.broken or self.status is None or self.status >= 500
+        return self.unwound or interrupted or self.broken or self.status is None or self.status >= 500
 
 
 class Reservation:

@@ -6,7 +6,7 @@ The leak rules, strongest first:
 - `overdue`: held longer than `leak_age` seconds (off by default, as HikariCP's leakDetectionThreshold).
 - `pinned`: its request's answer has begun, and it idles in a transaction while the client reads: it ran nothing
   between two looks a second apart. Not for who queries while it streams.
-- `threshold`: `checkedout >= leak_threshold`, the tutorial's coarse rule, kept as a flag; told when a leak is found.
+- `threshold`: `checkedout >= leak_threshold`, the tutorial's coarse rule, kept as a flag; told when so many have leaked.
 
 A checkout by a background task that outlives its request belongs to the task (see `hold_as` and
 `request_ended`). Plain state, no lock and no clock: the shell calls under its lock and passes the time in.
@@ -166,7 +166,7 @@ class CheckoutLedger:
         checkout = self.outstanding.pop(key, None)
         if checkout is not None and checkout.request is not None:
             checkout.request.checkouts.pop(checkout, None)
-        if self._above_threshold and not self.at_threshold(len(self.outstanding)):
+        if self._above_threshold and not self.at_threshold(self._leaked_out()):
             self._above_threshold = False
         return checkout
 
@@ -240,8 +240,11 @@ class CheckoutLedger:
         return checkedout >= self.policy.leak_threshold
 
     def threshold_crossed(self) -> Leak | None:
-        """A leak by the coarse rule, once each time the count has risen to it; asked when a leak is found."""
-        if self._above_threshold or not self.at_threshold(len(self.outstanding)):
+        """A leak by the coarse rule, once each time the leaks that are out have risen to it; asked when one is found.
+
+        Not those that are merely busy: how many of them there are in that moment is chance.
+        """
+        if self._above_threshold or not self.at_threshold(self._leaked_out()):
             return None
         self._above_threshold = True
         self.counts[LeakRule.THRESHOLD] += 1
@@ -260,6 +263,9 @@ class CheckoutLedger:
         del request.checkouts[checkout]
         checkout.request = None
         checkout.holder_name = _background(request)
+
+    def _leaked_out(self) -> int:
+        return sum(checkout.rule is not None for checkout in self.outstanding.values())
 
     def _found(self, rule: LeakRule, checkout: Checkout, now: float) -> Leak:
         self.counts[rule] += 1

@@ -141,23 +141,42 @@ class _Exchange:
 
     def __iter__(self) -> Iterator[bytes]:
         request = self._request
-        for chunk in self.body:
-            if request is not None and not request.cancelled:
-                self._begun = True
-            self._left -= len(chunk)
-            if self._left == 0:
-                self._complete = True  # whether or not the server finds anybody to send it to
-                if len(chunk) <= ONE_WRITE and request is not None:
-                    request.answered = True  # before the client can know it and ask who is being served
-            yield chunk
-            if self._begun and request is not None and request.cancelled and not self._complete:
-                raise BrokenPipeError if self._client is None else self._client.broken_off()
+        try:
+            for chunk in self.body:
+                if request is not None and not request.cancelled:
+                    self._begun = True
+                self._left -= len(chunk)
+                if self._left == 0:
+                    self._complete = True  # whether or not the server finds anybody to send it to
+                    if len(chunk) <= ONE_WRITE and request is not None:
+                        request.answered = True  # before the client can know it and ask who is being served
+                yield chunk
+                if self._begun and request is not None and request.cancelled and not self._complete:
+                    raise self._broken_off()
+        except Exception as error:
+            if not self._unwinds(error):
+                raise
+            if not self._complete:
+                raise self._broken_off() from None
         self._complete = True
+
+    def _broken_off(self) -> Exception:
+        return BrokenPipeError() if self._client is None else self._client.broken_off()
+
+    def _unwinds(self, error: Exception) -> bool:
+        """Whether what has just failed did so because its request was cancelled: then nobody is to blame for it."""
+        if self._request is None or not self._request.cancelled or (self._complete and isinstance(error, OSError)):
+            return False  # an OSError behind a whole answer: its client has left
+        self._request.unwound = True
+        return True
 
     def close(self) -> None:
         """The server is done with the response."""
         try:
             _close(self.body)
+        except Exception as error:
+            if not self._unwinds(error):
+                raise
         finally:
             CURRENT_REQUEST.set(None)  # not by its token: a server may close in another context than it called in
             if self._request is not None and not self._request.ended:

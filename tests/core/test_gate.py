@@ -193,6 +193,15 @@ def test_an_answer_broken_off_is_no_answer_once_the_request_was_cancelled(cancel
     assert (gate.cut, gate.finished) == (([request], 0) if cancelled else ([], 1))
 
 
+def test_work_that_unwound_behind_an_answer_was_cut_though_its_client_has_that_answer() -> None:
+    gate = RequestGate()
+    request = admitted(gate)
+    gate.cancel()
+    request.unwound = True
+    answered(gate, request, 200)
+    assert (gate.cut, gate.finished, request.status) == ([request], 0, 200)
+
+
 def test_a_request_that_failed_by_itself_was_not_cut() -> None:
     gate = RequestGate()
     answered(gate, admitted(gate), 500)

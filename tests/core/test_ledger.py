@@ -304,11 +304,12 @@ def test_the_threshold_itself_is_a_leak_as_the_tutorial_prints_it(checkedout: in
 
 
 def test_the_threshold_is_told_each_time_it_is_reached_anew() -> None:
-    ledger = CheckoutLedger(LeakPolicy(leak_threshold=2))
+    ledger = CheckoutLedger(LeakPolicy(leak_threshold=2, leak_age=1.0))
     told = []
     for key, comes in ((1, True), (2, True), (3, True), (3, False), (2, False), (1, False), (1, True), (2, True)):
         if comes:
             ledger.check_out(key, 0.0, (), None, None)
+            ledger.overdue(5.0)
         else:
             ledger.check_in(key)
         told.append(ledger.threshold_crossed() is not None)
@@ -317,8 +318,10 @@ def test_the_threshold_is_told_each_time_it_is_reached_anew() -> None:
 
 
 def test_the_threshold_blames_nobody_and_fails_no_exit() -> None:
-    ledger = CheckoutLedger(LeakPolicy(leak_threshold=1))
+    ledger = CheckoutLedger(LeakPolicy(leak_threshold=1, leak_age=1.0))
     ledger.check_out(1, 0.0, (), None, None)
+    assert ledger.threshold_crossed() is None, "merely busy"
+    ledger.overdue(5.0)
     assert ledger.threshold_crossed() == Leak(LeakRule.THRESHOLD, None, 0.0)
     assert not ledger.leaked
 

@@ -1,9 +1,9 @@
 """Applications that do what applications should not: `create_sync` and `create_async`, for `--app`.
 
 `/stream` idles in a transaction while it streams, `/export` queries as it does; `/short`, `/long` and `/broken` break
-their responses' framing; `/unread` leaves a body unread; `/after` works on after its answer, on a connection, and
-`/after-idle` (asyncio only) without one; `/raise` raises what a client wrote; `/hold` keeps its thread or its task. At
-SIGUSR1 an exception is raised in the server's loop.
+their responses' framing; `/unread` leaves a body unread; `/after`, `/after-last` and `/after-stuck` work on after their
+answers, `/after-idle` (asyncio only) without a connection; `/raise` raises what a client wrote; `/hold` keeps its
+thread or its task. At SIGUSR1 an exception is raised in the server's loop.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import asyncio
 import os
 import signal
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from typing import Any
 
 import fastapi
@@ -115,12 +117,31 @@ def create_sync(runner: pooldrain_sync.runner.Runner) -> flask.Flask:
     @app.get("/after")
     def after() -> flask.Response:
         response = flask.Response(b"done")
+        seconds = float(flask.request.args["seconds"])
 
         @response.call_on_close
         def work() -> None:
             with engine.connect() as connection:
-                connection.execute(SLEEP, {"seconds": float(flask.request.args["seconds"])})
+                connection.execute(SLEEP, {"seconds": seconds})
 
+        return response
+
+    @app.get("/after-last")
+    def after_last() -> flask.Response:
+        seconds = float(flask.request.args["seconds"])
+
+        def body() -> Iterator[bytes]:
+            yield b"done"
+            with engine.connect() as connection:
+                connection.execute(SLEEP, {"seconds": seconds})
+
+        return flask.Response(body(), headers={"Content-Length": "4"})
+
+    @app.get("/after-stuck")
+    def after_stuck() -> flask.Response:
+        response = flask.Response(b"done")
+        seconds = float(flask.request.args["seconds"])
+        response.call_on_close(lambda: threading.Event().wait(seconds))
         return response
 
     return app
@@ -204,5 +225,23 @@ def create_async(runner: pooldrain_async.runner.Runner) -> fastapi.FastAPI:
     @app.get("/after-idle")
     async def after_idle(seconds: float) -> fastapi.Response:
         return fastapi.Response(b"done", background=BackgroundTask(asyncio.sleep, seconds))
+
+    async def sleeping(seconds: float) -> AsyncIterator[None]:
+        yield
+        await sleep(seconds)
+
+    @app.get("/after-last", dependencies=[fastapi.Depends(sleeping)])
+    async def after_last() -> fastapi.Response:
+        return fastapi.Response(b"done")
+
+    async def stuck(seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(left)
+
+    @app.get("/after-stuck")
+    async def after_stuck(seconds: float) -> fastapi.Response:
+        return fastapi.Response(b"done", background=BackgroundTask(stuck, seconds))
 
     return app

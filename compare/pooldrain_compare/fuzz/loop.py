@@ -126,7 +126,7 @@ class Program:
                 for place, operation in enumerate(self._world.programs[number]):
                     if place:
                         await self.rest(number)
-                    if operation == "stream":
+                    if operation in ("stream", "after"):
                         break
                     await getattr(self, operation)(number)
                 answer = done(number)
@@ -139,6 +139,11 @@ class Program:
                     headers = [(b"content-type", b"text/plain")]
                     await send({"type": "http.response.start", "status": 200, "headers": headers})
                     await self.stream(number, send)
+                    return
+                if "after" in self._world.programs[number]:
+                    with suppress(ClientGoneError):  # what follows is done all the same
+                        await send_answer(answer, send)
+                    await self.hold(number)
                     return
         await send_answer(answer, send)
 

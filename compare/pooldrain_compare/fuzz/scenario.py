@@ -22,6 +22,7 @@ OPERATIONS = {
     "fail": "raises while it holds a connection",
     "crash": "raises what no application catches",
     "invalidate": "throws its connection away",
+    "after": "answers, and then runs a statement until it is released; comes last",
     "stream": "answers in two halves with a statement between them that runs until it is released; comes last",
 }
 

@@ -20,7 +20,7 @@ MOST_KINDS = 3  # of operations, and of what happens rarely, in one scenario
 MOST_CHOICES = 5  # more than there usually are: an action takes its choice modulo what there is
 
 # Operations that end a request, or have to come last.
-_FINAL = ("crash", "stream")
+_FINAL = ("crash", "after", "stream")
 
 
 def _pool_policy(size: int, overflow: int, idle: int, timeout: float, pre_ping: bool) -> PoolPolicy:

@@ -8,6 +8,7 @@ import gc
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy.util.queue
@@ -107,6 +108,8 @@ class Program:
                     if operation == "stream":
                         start_response("200 OK", [("content-type", "text/plain")])
                         return self.stream(number)
+                    if operation == "after":
+                        return After(send(done(number), environ, start_response), partial(self.hold, number))
                     getattr(self, operation)(number)
                 answer = done(number)
             except Crash:
@@ -204,6 +207,14 @@ class Program:
             yield FIRST_HALF
             connection.execute(HOLD, {"key": str(number)})
             yield SECOND_HALF
+
+
+class After(list[bytes]):
+    """An answer with work that follows it, as Flask's `call_on_close` makes one."""
+
+    def __init__(self, body: Iterable[bytes], work: Callable[[], None]) -> None:
+        super().__init__(body)
+        self.close = work
 
 
 class _Server:
@@ -322,14 +333,15 @@ class ThreadStage:
         }
         body: Iterable[bytes] = ()
         try:
-            body = self._app(environ, start_response)
-            for chunk in body:
-                if number in self.world.gone:
-                    break
-                received.body += chunk
+            try:
+                body = self._app(environ, start_response)
+                for chunk in body:
+                    if number in self.world.gone:
+                        break
+                    received.body += chunk
+            finally:
+                close = getattr(body, "close", None)
+                if close is not None:
+                    close()
         except Exception as error:  # noqa: BLE001 - a server survives it
             received.error = type(error).__name__
-        finally:
-            close = getattr(body, "close", None)
-            if close is not None:
-                close()

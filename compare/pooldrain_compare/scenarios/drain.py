@@ -757,6 +757,20 @@ DRAIN: tuple[Scenario, ...] = (
         ),
         expect=Expect(answers={"a": 200}),
     ),
+    Scenario(
+        name="work-after-the-response-is-cut",
+        shows="work that follows an answer and overstays the deadline is cut, though its client has its answer",
+        policy=SHORT_DRAIN,
+        steps=(Start("a", "/after-query?latch=q"), AtQuery("q"), Answered(("a",)), SIGTERM),
+        expect=Expect(
+            exit_code=3,
+            outcome="cut",
+            answers={"a": 200},
+            cut=1,
+            phases=SHORT_DRAIN_BAND,
+            after_last_act=Band(0.39, 2.4),
+        ),
+    ),
     # --- announcing and hurrying ---
     Scenario(
         name="announce-period",
