@@ -14,11 +14,18 @@ from typing import Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pooldrain.gate import CLIENT, CURRENT_REQUEST, ONE_WRITE, UNCOUNTED_PATHS, Client, InFlightRequest
+from pooldrain.gate import BODILESS, CLIENT, CURRENT_REQUEST, ONE_WRITE, UNCOUNTED_PATHS, Client, InFlightRequest
 from pooldrain.status import CUT, REFUSED, Answer
 from pooldrain_async.runner import Runner
 
 _CLOSE = (b"connection", b"close")
+
+# What uvicorn raises when a body does not have the length that was announced.
+_BREACHES = {
+    "Response content longer than Content-Length": "longer",
+    "Response content shorter than Content-Length": "shorter",
+    "Unexpected ASGI message 'http.response.body' sent, after response already completed.": "longer",
+}
 
 
 class LoopClient(Client, Protocol):
@@ -27,6 +34,11 @@ class LoopClient(Client, Protocol):
     @property
     def task(self) -> asyncio.Task[None] | None:
         """What serves its request."""
+        ...
+
+    @property
+    def owes_body(self) -> bool:
+        """Whether it has not sent all of its request yet: the rest is not waited for behind the answer."""
         ...
 
     def break_off(self) -> None:
@@ -50,7 +62,11 @@ class GateMiddleware:
         method, path = scope["method"], scope["path"]
         runner = self._runner
         if path in UNCOUNTED_PATHS:
-            await self._app(scope, receive, _Responder(runner, send).send)
+            try:
+                await self._app(scope, receive, _Responder(runner, send, client).send)
+            except RuntimeError as error:
+                if not self._breach(error, None, scope, client):
+                    raise
             return
         # The server knows the task; asking asyncio for it costs a system call.
         worker = asyncio.current_task() if client is None else client.task
@@ -60,18 +76,21 @@ class GateMiddleware:
             return
         request.client = client
         token = CURRENT_REQUEST.set(request)
-        responder = _Responder(runner, send, request)
+        responder = _Responder(runner, send, client, request)
         try:
             await self._app(scope, receive, responder.send)
         except asyncio.CancelledError:
             if not request.cancelled:
                 raise
-            await responder.cut(client)  # by our own deadline: the task ends here, and its client learns why
+            await responder.cut()  # by our own deadline: the task ends here, and its client learns why
         except BaseException as error:
-            if not request.cancelled or not isinstance(error, Exception) or responder.lost_its_client(error):
+            if self._breach(error, request, scope, client):
+                responder.complete = False
+            elif not request.cancelled or not isinstance(error, Exception) or responder.lost_its_client(error):
                 request.status = request.status or 500
                 raise
-            await responder.cut(client)  # it failed because we cancelled it
+            else:
+                await responder.cut()  # it failed because we cancelled it
         finally:
             CURRENT_REQUEST.reset(token)
             request.broken = not responder.complete
@@ -79,6 +98,18 @@ class GateMiddleware:
                 runner.end(request)
             else:
                 client.when_sent(partial(runner.end, request))
+
+    def _breach(
+        self, error: BaseException, request: InFlightRequest | None, scope: Scope, client: LoopClient | None
+    ) -> bool:
+        """Whether a response is not as long as it has announced, as uvicorn has seen: its connection is closed."""
+        body = _BREACHES.get(str(error)) if isinstance(error, RuntimeError) else None
+        if body is None or client is None:
+            return False
+        if request is None or not request.cancelled:
+            self._runner.response_broken(request, scope["method"], scope["path"], body)
+        client.break_off()
+        return True
 
 
 class _Responder:
@@ -89,9 +120,12 @@ class _Responder:
     _begun = False  # some of the body was handed over before the drain timed out
     complete = False
 
-    def __init__(self, runner: Runner, send: Send, request: InFlightRequest | None = None) -> None:
+    def __init__(
+        self, runner: Runner, send: Send, client: LoopClient | None, request: InFlightRequest | None = None
+    ) -> None:
         self._runner = runner
         self._send = send
+        self._client = client
         self._request = request
 
     def send(self, message: Message) -> Awaitable[None]:
@@ -104,7 +138,10 @@ class _Responder:
                 if request.cancelled and request.was_cut:
                     # The application failed because we cancelled it: the client learns that, not "internal error".
                     return self.send_cut()
-            if not self._runner.gate.keep_alive:
+            if message["status"] in BODILESS:
+                headers = [header for header in message.get("headers", ()) if header[0].lower() != b"content-length"]
+                message = {**message, "headers": headers}
+            if not self._runner.gate.keep_alive or (self._client is not None and self._client.owes_body):
                 message = {**message, "headers": [*message.get("headers", ()), _CLOSE]}
         elif self._replaced:
             return _nothing()
@@ -127,16 +164,16 @@ class _Responder:
         """Whether a whole answer could not be sent, which is how ASGI tells that its client has left."""
         return self.complete and isinstance(error, OSError)
 
-    async def cut(self, client: LoopClient | None) -> None:
+    async def cut(self) -> None:
         """The request was cancelled, and has unwound: say so, or break the answer off; a whole one is left alone."""
         assert self._request is not None
         self._request.unwound = True
         if self._request.status is None:
             await self.send_cut()
         elif not self.complete:
-            if client is None:
+            if self._client is None:
                 raise BrokenPipeError  # a server that we do not know breaks it off at any error
-            client.break_off()
+            self._client.break_off()
 
     async def send_cut(self) -> None:
         """Answer that the request overstayed, instead of whatever the application still sends."""

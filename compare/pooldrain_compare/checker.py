@@ -69,6 +69,7 @@ VOCABULARY: dict[str, dict[str, Any]] = {
         "seconds": _NUMBER,
         **dict.fromkeys(("finished", "refused", "cut", "leaked", "collected"), int),
     },
+    "response_broken": {"request": (str, type(None)), "route": str, "body": str},
     "step_failed": {"phase": str, "error": str},
     "background_failed": {"what": str, "error": str, "raised_at": str},
     "pool_exhausted": {"pool_size": int, "overflow": int, "checkedout": int, "waiting": int, "held": list},

@@ -33,6 +33,9 @@ CLIENT = "pooldrain.client"
 # Bytes that a server hands to the kernel in one go; a longer rest of a response may take its client a while.
 ONE_WRITE = 65536
 
+# Statuses whose answers have no body (RFC 9110, 15.3.5 and 15.4.5).
+BODILESS = frozenset({204, 304})
+
 # A client's X-Request-ID beyond this length is replaced by a number of our own.
 LONGEST_ID = 64
 

@@ -6,7 +6,7 @@ The leak rules, strongest first:
 - `overdue`: held longer than `leak_age` seconds (off by default, as HikariCP's leakDetectionThreshold).
 - `pinned`: its request's answer has begun, and it idles in a transaction while the client reads: it ran nothing
   between two looks a second apart. Not for who queries while it streams.
-- `threshold`: `checkedout >= leak_threshold`, the tutorial's coarse rule, kept as a flag; told when so many have leaked.
+- `threshold`: `checkedout >= leak_threshold`, the tutorial's coarse rule, kept as a flag; told when so many leaked.
 
 A checkout by a background task that outlives its request belongs to the task (see `hold_as` and
 `request_ended`). Plain state, no lock and no clock: the shell calls under its lock and passes the time in.

@@ -39,6 +39,7 @@ from pooldrain.transcript import (
     RequestCut,
     RequestFinished,
     RequestRefused,
+    ResponseBroken,
     ShutdownComplete,
     SignalIgnored,
     SignalReceived,
@@ -177,6 +178,11 @@ class Service:
                 self.events.emit(RequestFinished(*self._facts(request)))
             if not self.gate.accepting:
                 self.tell_if_idle()
+
+    def response_broken(self, request: InFlightRequest | None, method: str, path: str, body: str) -> None:
+        """A response is `shorter` or `longer` than it has announced."""
+        request_id = None if request is None else request.request_id
+        self.events.emit(ResponseBroken(request_id, route_label(method, path), body))
 
     def unanswered(self) -> int:
         """How many requests are being served, as `/pool-status` shows it."""

@@ -368,6 +368,21 @@ class RequestFinished(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ResponseBroken(Event):
+    """An application's response is not as long as it has announced, so that no other may follow it."""
+
+    name: ClassVar[str] = "response_broken"
+    level: ClassVar[int] = ERROR
+    request: str | None  # None for what is not counted
+    route: str
+    body: str  # "shorter" or "longer"
+
+    def message(self) -> str:
+        who = "" if self.request is None else f", request {self.request}"
+        return f"{self.route}{who}: the body is {self.body} than its Content-Length says; the connection is closed"
+
+
+@dataclass(frozen=True, slots=True)
 class RequestCut(Event):
     """A request was ended by the deadline."""
 

@@ -6,11 +6,14 @@ server has called `close()` on the response and its client has taken it, or it w
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pooldrain.gate import (
+    BODILESS,
     CLIENT,
     CLOSE_CONNECTION,
     CURRENT_REQUEST,
@@ -60,7 +63,9 @@ class GateMiddleware:
         if path in UNCOUNTED_PATHS:
             if reservation is not None:
                 runner.release(reservation)  # it shall not count while it is answered
-            return self._app(environ, _Exchange(runner, environ, start_response).start_response)
+            uncounted = _Exchange(runner, environ, start_response)
+            uncounted.body = self._app(environ, uncounted.start_response)
+            return uncounted
         client: ThreadedClient | None = environ.get(CLIENT)
         request = None if client is None else client.admitted
         if request is None:
@@ -94,7 +99,8 @@ class _Exchange:
 
     # Defaults live in the class: an exchange is made for every answer, and few of them change.
     _begun = False  # some of the body was handed over before the drain timed out
-    _left = -1  # bytes of the body still to come, negative if nobody said how many
+    _left = math.inf  # bytes of the body still to come, if somebody has said how many
+    _write: Callable[[bytes], object]
     _complete = False
     body: Iterable[bytes] = ()
     replacement: Answer | None = None
@@ -116,20 +122,36 @@ class _Exchange:
     def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None, /) -> Any:
         """Begin the response."""
         request = self._request
+        code = int(status[:3])
         if request is not None:
-            request.status = None if self._client is not None and self._client.left else int(status[:3])
+            request.status = None if self._client is not None and self._client.left else code
             if request.cancelled and request.was_cut:
                 # The application failed because we cancelled it: the client learns that, not "internal error".
                 self.replacement = CUT
                 request.status = CUT.status
                 status, headers = CUT.status_line, CUT.headers
-        for name, value in headers:
-            if name.lower() == "content-length":
-                self._left = int(value)
-                break
+        self._left = math.inf
+        if code in BODILESS:
+            headers = [(name, value) for name, value in headers if name.lower() != "content-length"]
+            self._left = 0
+        else:
+            for name, value in headers:
+                if name.lower() == "content-length":
+                    self._left = int(value)
+                    break
         if not self._runner.gate.keep_alive:
             close_connection(self._environ)
-        return self._start_response(status, headers, exc_info) if exc_info else self._start_response(status, headers)
+        arguments = (status, headers, exc_info) if exc_info else (status, headers)
+        self._write = self._start_response(*arguments)
+        return self.write
+
+    def write(self, data: bytes) -> None:
+        """Send a part of the body: PEP 3333's older way."""
+        if self._environ["REQUEST_METHOD"] != "HEAD":
+            self._left -= len(data)
+            if self._left < 0:
+                raise self._breach("longer")
+        self._write(data)
 
     def replace(self, answer: Answer) -> None:
         """Send `answer` instead of what the application began to send, or failed to. In an `except` clause."""
@@ -141,24 +163,40 @@ class _Exchange:
 
     def __iter__(self) -> Iterator[bytes]:
         request = self._request
+        if self._environ["REQUEST_METHOD"] == "HEAD":
+            deque(self.body, 0)  # of an answer to HEAD the length is true, and nothing comes
+            self._complete = True
+            return
         try:
             for chunk in self.body:
                 if request is not None and not request.cancelled:
                     self._begun = True
                 self._left -= len(chunk)
-                if self._left == 0:
+                if self._left <= 0:
+                    if self._left < 0:
+                        raise self._breach("longer")
                     self._complete = True  # whether or not the server finds anybody to send it to
                     if len(chunk) <= ONE_WRITE and request is not None:
                         request.answered = True  # before the client can know it and ask who is being served
                 yield chunk
                 if self._begun and request is not None and request.cancelled and not self._complete:
                     raise self._broken_off()
+            if 0 < self._left < math.inf:
+                raise self._breach("shorter")
         except Exception as error:
             if not self._unwinds(error):
                 raise
             if not self._complete:
                 raise self._broken_off() from None
         self._complete = True
+
+    def _breach(self, body: str) -> Exception:
+        """What to raise when the body is not as long as was announced: its connection must not be used again."""
+        if self._request is None or not self._request.cancelled:
+            environ = self._environ
+            path = readable(environ.get("PATH_INFO", ""))
+            self._runner.response_broken(self._request, environ["REQUEST_METHOD"], path, body)
+        return self._broken_off()
 
     def _broken_off(self) -> Exception:
         return BrokenPipeError() if self._client is None else self._client.broken_off()

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fastapi
 import flask
@@ -27,6 +27,9 @@ import pooldrain_async.runner
 import pooldrain_sync.runner
 from pooldrain import LeakPolicy, PoolPolicy
 from pooldrain.runtime.database_url import DatabaseUrl
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 SECOND_POOL = "SECOND_POOL"  # a variable: the file of a second pool's database
 
@@ -98,6 +101,14 @@ def create_sync(runner: pooldrain_sync.runner.Runner) -> flask.Flask:
     def framing(kind: str) -> flask.Response:
         return flask.Response(iter(_framings()[kind]), headers={"Content-Length": "10"})
 
+    @app.get("/bodiless/<int:status>")
+    def bodiless(status: int) -> flask.Response:
+        return flask.Response(b"", status, headers={"Content-Length": "10"})
+
+    @app.route("/head", methods=["HEAD"])
+    def head() -> flask.Response:
+        return flask.Response(b"0123456789")
+
     @app.get("/broken")
     def broken() -> flask.Response:
         def body() -> Iterator[bytes]:
@@ -145,6 +156,18 @@ def create_sync(runner: pooldrain_sync.runner.Runner) -> flask.Flask:
         return response
 
     return app
+
+
+def create_writing(runner: pooldrain_sync.runner.Runner) -> WSGIApplication:
+    """An application that announces ten bytes, and writes as many as its path says, in PEP 3333's older way."""
+
+    def writing(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        write = start_response("200 OK", [("Content-Length", "10")])
+        for _ in range(int(environ["PATH_INFO"][1:])):
+            write(b"x")
+        return []
+
+    return writing
 
 
 def create_async(runner: pooldrain_async.runner.Runner) -> fastapi.FastAPI:
@@ -197,6 +220,14 @@ def create_async(runner: pooldrain_async.runner.Runner) -> fastapi.FastAPI:
                 yield chunk
 
         return StreamingResponse(body(), headers={"Content-Length": "10"})
+
+    @app.get("/bodiless/{status}")
+    async def bodiless(status: int) -> fastapi.Response:
+        return fastapi.Response(b"", status, headers={"Content-Length": "10"})
+
+    @app.head("/head")
+    async def head() -> fastapi.Response:
+        return fastapi.Response(b"0123456789")
 
     @app.get("/broken")
     async def broken() -> StreamingResponse:

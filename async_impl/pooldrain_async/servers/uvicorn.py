@@ -147,6 +147,11 @@ class DrainCycle(RequestResponseCycle):
         """Whether the application waits for the client to go on."""
         return self._receiving > 0 and self.more_body
 
+    @property
+    def owes_body(self) -> bool:
+        """Whether some of the request's body has not come yet."""
+        return self.more_body
+
     def break_off(self) -> None:
         """Send no more of the response."""
         self.leave()

@@ -198,11 +198,7 @@ class DrainWorker(ManagedWorker, ThreadWorker):
         self.wait_for_and_dispatch_events(self._patience())
         self.mind_master()
         self._attend_signals()
-        if self._retires:
-            self._close_idle()
-        else:
-            self.murder_keepalived()
-            self.murder_pending()
+        self._close_idle()
         self._close_lingering()
         if self._stop is not None:
             self._stop_once_quiet(self._stop)
@@ -259,20 +255,22 @@ class DrainWorker(ManagedWorker, ThreadWorker):
         self._retires, self._accepts = False, True
 
     def _close_idle(self) -> None:
-        """Close the connections on which nothing has come for a while; tell the runner when no client is left."""
-        for conn in self._idle_since_long(time.monotonic()):
-            if has_arrived(conn.sock.fileno()):
-                continue  # it is read in the next turn
-            self.poller.unregister(conn.sock)
-            (self.keepalived_conns if conn in self.keepalived_conns else self.pending_conns).remove(conn)
-            self.nr_conns -= 1
-            self._linger(conn)
-        if not self.connected:
-            self.service.runner.look_again()
+        """Close the connections on which nothing has come for a while; of a worker that retires tell when none is left.
 
-    def _idle_since_long(self, now: float) -> list[TConn]:
-        waiting = (*self.keepalived_conns, *self.pending_conns)
-        return [conn for conn in waiting if not _head(conn) and conn.timeout is not None and now >= conn.timeout]
+        In place of gunicorn's own, which closes them without a last look, and whole heads or not.
+        """
+        now = time.monotonic()
+        for waiting in (self.keepalived_conns, self.pending_conns):
+            for conn in [conn for conn in waiting if conn.timeout is not None and now >= conn.timeout]:
+                assert isinstance(conn, DrainConnection)
+                if (self._retires and conn.head) or has_arrived(conn.sock.fileno()):
+                    continue  # it is served; or read in the next turn
+                self.poller.unregister(conn.sock)
+                waiting.remove(conn)
+                self.nr_conns -= 1
+                self._linger(conn)
+        if self._retires and not self.connected:
+            self.service.runner.look_again()
 
     def accept(self, listener: Any) -> None:
         """Accept a batch of connections; none for a while, if there is no room for them."""
@@ -474,11 +472,6 @@ def _has_body(head: bytes) -> bool:
 def _about_to_send(conn: TConn, now: float) -> bool:
     """Whether a client has only just connected."""
     return isinstance(conn, DrainConnection) and not conn.head and now < conn.first_bytes_until
-
-
-def _head(conn: TConn) -> bytes:
-    assert isinstance(conn, DrainConnection)
-    return conn.head
 
 
 def _parser(conn: DrainConnection) -> Parser:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import select
 import socket
@@ -15,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from gunicorn.http.body import Body
+from gunicorn.http.body import Body, ChunkedReader, LengthReader
 from gunicorn.http.errors import (
     ExpectationFailed,
     LimitRequestHeaders,
@@ -43,6 +44,11 @@ def refusal_status(error: BaseException) -> int | None:
     if ours or not isinstance(error, ParseException | InvalidRequest):
         return None
     return _STATUSES.get(type(error), 400)
+
+
+# Bytes of a body that the application has not read, which the server reads off behind its answer (within 5 s, or the
+# connection is closed); of a longer one the answer says close. As much as gunicorn's parser takes (`_DRAIN_MAX_BYTES`).
+DISCARDED = 65536 - 1024
 
 
 class Interruption:
@@ -142,7 +148,12 @@ class DrainResponse(Response):
     admitted: InFlightRequest | None = None  # the gate does that itself
 
     def default_headers(self) -> list[str]:
-        """Status line and the server's own headers; what HTTP/1.1 takes for granted is not said."""
+        """Status line and the server's own headers; what HTTP/1.1 takes for granted is not said.
+
+        When a body has not been read by now, and is too long to be thrown away, the connection's end is announced.
+        """
+        if _unread(self.req.body) > DISCARDED:
+            self.force_close()
         return [header for header in super().default_headers() if header != "Connection: keep-alive\r\n"]
 
     def process_headers(self, headers: Iterable[tuple[str, str]]) -> None:
@@ -173,6 +184,14 @@ class DrainResponse(Response):
     def broken_off(self) -> Exception:
         """What to raise where the response has to be broken off."""
         return _broken("the service is shutting down")
+
+
+def _unread(body: Body | None) -> float:
+    """Bytes of a body that have not been read, if its head says how many."""
+    reader = None if body is None else body.reader
+    if isinstance(reader, LengthReader):
+        return int(reader.length)
+    return math.inf if isinstance(reader, ChunkedReader) and reader.parser is not None else 0
 
 
 def _broken(why: str) -> BrokenPipeError:

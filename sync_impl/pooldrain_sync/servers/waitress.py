@@ -50,6 +50,7 @@ from pooldrain.runtime.listener import (
     accepted,
     cannot_listen,
     drop_new_connections,
+    has_arrived,
     refuse_queued,
 )
 from pooldrain.runtime.signals import SignalWatch
@@ -403,6 +404,14 @@ class DrainServer(TcpWSGIServer):
             if channel.requests[0].admitted is not None:
                 channel.requests[0].complete_with(CUT)
             self.add_task(channel)
+
+    def maintenance(self, now: float) -> None:
+        """Close the connections on which nothing has come for a while, and on which nothing has just arrived."""
+        expired = now - self.adj.channel_timeout
+        for channel in self.channels:
+            idle = not channel.requests and channel.last_activity < expired
+            if idle and channel.socket is not None and not has_arrived(channel.socket.fileno()):
+                channel.will_close = True
 
     def readable(self) -> bool:
         """Whether to accept connections. Asked before every wait."""

@@ -1,0 +1,170 @@
+"""Where one message ends and the next begins: what breaks it costs its own connection, and nobody else's answer."""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import time
+from collections import deque
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pooldrain.runtime.listener import KEEP_ALIVE
+from pooldrain_compare.backends import GUNICORN, WAITRESS, Backend
+from pooldrain_sync.servers.gunicorn import DrainConnection, DrainWorker
+from pooldrain_sync.servers.gunicorn_client import DISCARDED, ClientSocket, Interruption
+from pooldrain_sync.servers.waitress import DrainServer
+from tests.harness.http import request
+from tests.harness.service import SERVERS, Launcher, Service
+from tests.servers import faulty_app
+
+all_servers = pytest.mark.parametrize("backend", SERVERS, ids=lambda backend: backend.name)
+threaded = pytest.mark.parametrize("backend", [GUNICORN, WAITRESS], ids=lambda backend: backend.name)
+
+
+def raw(service: Service, *requests: bytes) -> bytes:
+    """All that comes on one connection, to its end, when these are sent at once."""
+    with socket.create_connection(service.address, timeout=5) as connection:
+        connection.sendall(b"".join(requests))
+        received = b""
+        while data := connection.recv(65536):
+            received += data
+    return received
+
+
+def stop(service: Service) -> None:
+    service.send_signal()
+    assert service.ended().code == 0
+
+
+# --- responses ------------------------------------------------------------------------------------------------
+
+
+@all_servers
+@pytest.mark.parametrize(("kind", "body"), [("short", "shorter"), ("long", "longer"), ("long-at-once", "longer")])
+def test_a_response_of_another_length_than_it_says_ends_its_connection_and_is_told_in_one_line(
+    services: Launcher, backend: Backend, kind: str, body: str
+) -> None:
+    service = services.start_app(backend, faulty_app.__name__)
+    received = raw(service, request("GET", f"/framing/{kind}"), request("GET", "/ok"))
+    assert received.count(b"HTTP/1.1 ") <= 1, "the next answer never follows it"
+    assert b"more" not in received, "nothing is sent beyond what was announced"
+    route = f"GET /framing/{kind}"
+    [told] = service.await_event("response_broken")
+    assert (told["route"], told["body"]) == (route, body)
+    assert service.complaints == [told["message"]]
+    assert service.get("/ok").status == 200
+    stop(service)
+
+
+@all_servers
+def test_a_response_that_is_broken_off_ends_its_connection(services: Launcher, backend: Backend) -> None:
+    service = services.start_app(backend, faulty_app.__name__)
+    received = raw(service, request("GET", "/broken"), request("GET", "/ok"))
+    assert received.count(b"HTTP/1.1 ") <= 1
+    assert len(service.complaints) == 1, "the application's error, once"
+    stop(service)
+
+
+@all_servers
+def test_what_has_no_body_breaks_nothing(services: Launcher, backend: Backend) -> None:
+    service = services.start_app(backend, faulty_app.__name__)
+    connection = service.connect()
+    answers = [
+        connection.ask(method, target).answer()
+        for method, target in (("HEAD", "/head"), ("GET", "/bodiless/204"), ("GET", "/bodiless/304"), ("GET", "/ok"))
+    ]
+    assert [(answer.status, answer.closes) for answer in answers] == [
+        (200, False),
+        (204, False),
+        (304, False),
+        (200, False),
+    ]
+    assert answers[0].header("content-length") == "10"
+    assert service.complaints == []
+    stop(service)
+
+
+@threaded
+@pytest.mark.parametrize(("written", "told"), [(4, ["shorter"]), (10, []), (12, ["longer"])])
+def test_what_is_written_by_the_older_way_is_counted_too(
+    services: Launcher, backend: Backend, written: int, told: list[str]
+) -> None:
+    service = services.start(backend, "--app", f"{faulty_app.__name__}:create_writing")
+    received = raw(service, request("GET", f"/{written}", headers=[("Connection", "close")]))
+    assert received.endswith(b"\r\n\r\n" + b"x" * min(written, 10))
+    assert [event["body"] for event in service.events("response_broken")] == told
+    stop(service)
+
+
+# --- requests -------------------------------------------------------------------------------------------------
+
+
+@all_servers
+@pytest.mark.parametrize("size", [1000, DISCARDED, DISCARDED + 1, 5_000_000])
+def test_a_body_that_nobody_reads_is_read_off_or_the_end_of_its_connection_announced(
+    services: Launcher, backend: Backend, size: int
+) -> None:
+    service = services.start_app(backend, faulty_app.__name__)
+    connection = service.connect()
+    answer = connection.ask("POST", "/unread", b"x" * size).answer()
+    assert answer.status == 200
+    if answer.closes:
+        assert connection.ending() == "closed", "in order: no reset has swallowed the answer"
+    else:
+        assert connection.ask("GET", "/ok").answer().status == 200
+    assert service.complaints == []
+    stop(service)
+
+
+# --- connections that have idled for too long -----------------------------------------------------------------
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    theirs.settimeout(5)
+    return ours, theirs
+
+
+def test_gunicorn_looks_once_more_before_it_closes_an_idle_connection() -> None:
+    interruption = Interruption()
+    worker: Any = DrainWorker.__new__(DrainWorker)
+    worker.poller, worker._lingering, worker._retires = selectors.DefaultSelector(), {}, False
+    worker.keepalived_conns, worker.pending_conns, worker.nr_conns = deque(), deque(), 2
+    clients = []
+    for _ in range(2):
+        ours, theirs = pair()
+        no_config: Any = SimpleNamespace()
+        conn = DrainConnection(no_config, ClientSocket(ours, interruption), ("", 0), ("", 0))
+        conn.timeout = time.monotonic()
+        worker.keepalived_conns.append(conn)
+        worker.poller.register(conn.sock, selectors.EVENT_READ)
+        clients.append((conn, theirs))
+    (arriving, sender), (idle, waiting) = clients
+    sender.sendall(b"GET")
+    worker._close_idle()
+    assert list(worker.keepalived_conns) == [arriving]
+    assert (worker.nr_conns, list(worker._lingering)) == (1, [idle])
+    assert waiting.recv(1) == b"", "half-closed first"
+    for conn, theirs in clients:
+        conn.close()
+        theirs.close()
+    worker.poller.close()
+    interruption.set()
+
+
+def test_waitress_looks_once_more_before_it_closes_an_idle_connection() -> None:
+    arriving, sender = pair()
+    idle, waiting = pair()
+    sender.sendall(b"GET")
+    channels = [
+        SimpleNamespace(requests=[], last_activity=0.0, socket=each, will_close=False) for each in (arriving, idle)
+    ]
+    server: Any = SimpleNamespace(adj=SimpleNamespace(channel_timeout=KEEP_ALIVE), channels=channels)
+    DrainServer.maintenance(server, KEEP_ALIVE + 1.0)
+    assert [channel.will_close for channel in channels] == [False, True]
+    for each in (arriving, sender, idle, waiting):
+        each.close()
