@@ -142,7 +142,9 @@ class _Responder:
                 headers = [header for header in message.get("headers", ()) if header[0].lower() != b"content-length"]
                 message = {**message, "headers": headers}
             if not self._runner.gate.keep_alive or (self._client is not None and self._client.owes_body):
-                message = {**message, "headers": [*message.get("headers", ()), _CLOSE]}
+                headers = list(message.get("headers", ()))
+                if _CLOSE not in headers:
+                    message = {**message, "headers": [*headers, _CLOSE]}
         elif self._replaced:
             return _nothing()
         elif not message.get("more_body", False):

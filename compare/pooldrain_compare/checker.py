@@ -53,6 +53,7 @@ VOCABULARY: dict[str, dict[str, Any]] = {
     "listening": {"host": str, "port": int, "server": str},
     "signal": {"signal": str, "number": int},
     "signal_ignored": {"signal": str},
+    "events_lost": {"events": int},
     "accept_paused": {"error": str},
     "phase": {"phase": str},
     "drain_started": {"in_flight": int},

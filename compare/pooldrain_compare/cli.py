@@ -14,6 +14,7 @@ import psycopg
 
 from pooldrain import __version__
 from pooldrain.errors import ConfigurationError, StartupError
+from pooldrain.printable import printable
 from pooldrain_compare.backends import BACKENDS
 from pooldrain_compare.bench.results import BENCHMARKS, DEFAULT_DIRECTORY, QUICK_DIRECTORY
 from pooldrain_compare.processes import ServerProcessError
@@ -236,5 +237,5 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _complain(message: str, status: int) -> int:
-    sys.stderr.write(f"{PROGRAM}: {message}\n")
+    sys.stderr.write(f"{PROGRAM}: {printable(message)}\n")
     return status

@@ -91,6 +91,16 @@ class Scenarios:
 
         return StreamingResponse(halves(), headers={"content-type": routes.STREAM_TYPE})
 
+    async def short(self, given: Given) -> Response:
+        return self._announcing(routes.FIRST_HALF)
+
+    async def long(self, given: Given) -> Response:
+        return self._announcing(routes.FIRST_HALF, b"\n", routes.SECOND_HALF)
+
+    def _announcing(self, *chunks: bytes) -> Response:
+        headers = {"content-type": routes.STREAM_TYPE, "content-length": str(routes.ANNOUNCED)}
+        return StreamingResponse(iter(chunks), headers=headers)
+
     async def big(self, given: Given) -> Response:
         return Response(bytes(routes.BIG), headers={"content-type": routes.STREAM_TYPE})
 

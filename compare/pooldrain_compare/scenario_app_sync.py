@@ -88,6 +88,17 @@ class Scenarios:
 
         return Response(halves(), content_type=routes.STREAM_TYPE)
 
+    def short(self, given: Given) -> Response:
+        return self._announcing(routes.FIRST_HALF)
+
+    def long(self, given: Given) -> Response:
+        return self._announcing(routes.FIRST_HALF, b"\n", routes.SECOND_HALF)
+
+    def _announcing(self, *chunks: bytes) -> Response:
+        response = Response(iter(chunks), content_type=routes.STREAM_TYPE)
+        response.content_length = routes.ANNOUNCED
+        return response
+
     def big(self, given: Given) -> Response:
         return Response(bytes(routes.BIG), content_type=routes.STREAM_TYPE)
 

@@ -31,6 +31,8 @@ ROUTES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("/fail", "fail", ("GET",)),  # raises while it holds a connection
     ("/stream", "stream", ("GET",)),  # sends a half, waits at the query latch, sends the other half
     ("/pinned", "pinned", ("GET",)),  # the same, but for a latch in place of the statement: its transaction idles
+    ("/short", "short", ("GET",)),  # its body is shorter than its Content-Length says
+    ("/long", "long", ("GET",)),  # longer
     ("/background", "background", ("GET",)),  # leaves a task behind that holds a connection until the latch opens
     ("/after-response", "after_response", ("GET",)),  # the same, as a part of the request after its answer
     ("/after-query", "after_query", ("GET",)),  # the same, in a statement, until the query latch opens
@@ -44,6 +46,7 @@ ROUTES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 )
 
 FIRST_HALF, SECOND_HALF = b"first half\n", b"second half\n"
+ANNOUNCED = len(FIRST_HALF) + 1  # bytes that /short and /long announce
 STREAM_TYPE = "text/plain; charset=utf-8"
 BIG = 20_000_000  # bytes
 LINE, LINE_PAUSE = b"and so on\n", 0.02  # what /endless sends, and the seconds between two of them

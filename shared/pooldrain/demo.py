@@ -152,7 +152,7 @@ def parse_flag(name: str, text: str | None) -> bool | Answer:
 def parse_order(body: bytes) -> Order | Answer:
     """The body of `POST /orders`, or the problem with it."""
     if len(body) > MAX_BODY:
-        return problem(413, f"the body must not be larger than {MAX_BODY} bytes")
+        return problem(413, f"the body must not be larger than {MAX_BODY} bytes", close=True)
     try:
         data = json.loads(body)
     except (ValueError, RecursionError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pooldrain.printable import printable
+
 
 class PooldrainError(Exception):
     """Base of every error that pooldrain raises on purpose."""
@@ -38,5 +40,5 @@ class InvalidRequest(PooldrainError):
 
 def describe_error(error: BaseException) -> str:
     """An exception in one line, for a log or a report."""
-    text = " ".join(str(error).split())
+    text = printable(" ".join(str(error).split()))
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

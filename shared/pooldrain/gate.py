@@ -17,6 +17,8 @@ from contextvars import ContextVar
 from itertools import count
 from typing import TYPE_CHECKING, Protocol
 
+from pooldrain.printable import printable
+
 if TYPE_CHECKING:
     from pooldrain.ledger import Checkout
 
@@ -47,8 +49,7 @@ GivenId = str | Iterable[tuple[bytes, bytes]] | None
 
 def route_label(method: str, path: str) -> str:
     """`GET /work`, safe to print: a path may carry line breaks, which would forge log lines."""
-    label = f"{method} {path}"
-    return label if label.isprintable() else label.encode("unicode_escape").decode("ascii")
+    return printable(f"{method} {path}")
 
 
 class Client(Protocol):

@@ -115,6 +115,14 @@ class SignalReceived(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class EventsLost(Event):
+    """The transcript goes into a pipe, and nobody has read it for a while."""
+
+    name: ClassVar[str] = "events_lost"
+    events: int
+
+
+@dataclass(frozen=True, slots=True)
 class SignalIgnored(Event):
     """A signal that would kill a process which does not know it, and means nothing to this one."""
 

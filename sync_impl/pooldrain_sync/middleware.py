@@ -141,8 +141,8 @@ class _Exchange:
                     break
         if not self._runner.gate.keep_alive:
             close_connection(self._environ)
-        arguments = (status, headers, exc_info) if exc_info else (status, headers)
-        self._write = self._start_response(*arguments)
+        begin = self._start_response
+        self._write = begin(status, headers, exc_info) if exc_info else begin(status, headers)
         return self.write
 
     def write(self, data: bytes) -> None:

@@ -22,6 +22,7 @@ PACKAGES = {
 
 # Each module of the core may import those before it. `runtime` is a package, and free within itself.
 ORDER = [
+    "printable",
     "errors",
     "policy",
     "stacks",
@@ -54,6 +55,7 @@ HARMLESS = {
     "json",
     "math",
     "re",
+    "traceback",
     "types",
     "typing",
 }

@@ -69,8 +69,19 @@ def test_levels_line_up_and_only_a_terminal_sees_colour() -> None:
 
 def test_no_part_of_a_message_can_pass_for_a_line_of_its_own() -> None:
     line = ConsoleFormatter().format(record("path %s", "/x\n2026-11-23 05:03:01.123 INFO  shutdown complete"))
-    assert line.count("\n2026") == 0
-    assert "\n  2026" in line
+    assert "\n" not in line
+    assert "/x\\n2026" in line
+
+
+def test_no_part_of_an_exceptions_text_can_either() -> None:
+    made = record("failed")
+    try:
+        raise ValueError("x\n2026-11-23 05:03:01.123 INFO  all is well\x1b[2J")
+    except ValueError:
+        made.exc_info = sys.exc_info()
+    console, as_json = ConsoleFormatter().format(made), json.loads(JsonFormatter().format(made))
+    assert console.split("\n")[-1] == "  ValueError: x\\n2026-11-23 05:03:01.123 INFO  all is well\\x1b[2J"
+    assert as_json["traceback"].split("\n")[-1] == "ValueError: x\\n2026-11-23 05:03:01.123 INFO  all is well\\x1b[2J"
 
 
 def test_a_json_line_carries_the_events_fields() -> None:

@@ -116,10 +116,11 @@ def test_an_event_carries_holdings_and_numbers_as_plain_data() -> None:
     }
 
 
-def test_single_requests_checkouts_and_connections_stay_out_of_the_log() -> None:
+def test_single_requests_checkouts_and_connections_and_what_the_transcript_lost_stay_out_of_the_log() -> None:
     silent = {kind.name for kind in EVENTS if sample(kind).message() is None}
     assert silent == {
         "request_admitted",
+        "events_lost",
         "request_refused",
         "request_finished",
         "connection_opened",

@@ -274,6 +274,23 @@ CLIENTS: tuple[Scenario, ...] = (
         ),
         expect=Expect(received={"pipe": (200,)}),
     ),
+    Scenario(
+        name="response-of-another-length",
+        shows="a response shorter or longer than it says ends its connection: nothing is taken for the rest of it",
+        workers=(1,),
+        steps=(
+            Connect("short"),
+            Write("short", raw("GET", "/short", "short") + raw("GET", "/db-test", "behind")),
+            Take("short"),
+            Event("response_broken"),
+            Connect("long"),
+            Write("long", raw("GET", "/long", "long") + raw("GET", "/db-test", "behind")),
+            Take("long"),
+            Event("response_broken", 2),
+            SIGTERM,
+        ),
+        expect=Expect(received={"short": (200,), "long": (200,)}),
+    ),
     # --- that wait for somebody who is stuck ---
     Scenario(
         name="stubborn-request",

@@ -7,11 +7,13 @@ import contextlib
 import logging
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, NoReturn
 
 from pooldrain.errors import ConfigurationError, StartupError
+from pooldrain.printable import printable
 from pooldrain.runtime.logging import logs_json
 
 if TYPE_CHECKING:
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 EXIT_STARTUP = 1
 EXIT_CONFIGURATION = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell shows it
+
+# Seconds for which the exit waits for what is buffered to be taken.
+FLUSH_LIMIT = 0.1
 
 log = logging.getLogger(__name__)
 
@@ -32,12 +37,20 @@ def fast_exit(code: int) -> NoReturn:
     sys.unraisablehook = _log_unraisable  # where `atexit` sends a callback's error
     with contextlib.suppress(BaseException):
         atexit._run_exitfuncs()
+    with contextlib.suppress(RuntimeError):  # no thread can be started: what is buffered is lost
+        flushing = threading.Thread(target=_flush, daemon=True)
+        flushing.start()
+        flushing.join(FLUSH_LIMIT)
+    os._exit(code)
+
+
+def _flush() -> None:
+    """Hand over what is buffered; in a thread, since nobody may be there to take it."""
     with contextlib.suppress(Exception):
         logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError, ValueError):  # None, broken or closed
             stream.flush()
-    os._exit(code)
 
 
 def run_cli(name: str, main: Callable[[], int]) -> NoReturn:
@@ -70,7 +83,7 @@ def told_in_one_line(name: str) -> Generator[None, None, None]:
 
 
 def _complain(name: str, message: str) -> None:
-    line = " ".join(message.split())  # one line, whatever a library put into its error
+    line = printable(" ".join(message.split()))  # one line, whatever a library put into its error
     if logs_json():
         log.error("%s", line, extra={"event": {"event": "error"}})
         return

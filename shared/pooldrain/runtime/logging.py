@@ -7,12 +7,17 @@ event's name and fields as well in the JSON form.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import sys
+import threading
 from datetime import datetime
 from typing import Any, Literal
+
+from pooldrain.printable import json_line, printable, traceback_lines
+from pooldrain.runtime.output import Output
+
+logger = logging.getLogger("pooldrain")
 
 LogFormat = Literal["console", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -40,7 +45,18 @@ def configure_logging(log_format: LogFormat, log_level: LogLevel) -> None:
         formatter = JsonFormatter() if log_format == "json" else ConsoleFormatter(colour=colour)
         root.addHandler(StderrHandler(descriptor, formatter))
     logging.captureWarnings(True)
+    sys.excepthook, threading.excepthook = _log_uncaught, _log_thread
     adopt_third_party()
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException, trace: object) -> None:
+    logger.critical("an exception that nobody caught", exc_info=error)
+
+
+def _log_thread(died: threading.ExceptHookArgs) -> None:
+    if died.exc_value is not None and not isinstance(died.exc_value, SystemExit):
+        name = "a thread" if died.thread is None else f"thread {died.thread.name}"
+        logger.error("%s has died of an exception that nobody caught", name, exc_info=died.exc_value)
 
 
 def adopt_third_party() -> None:
@@ -65,15 +81,14 @@ def logs_json() -> bool:
 
 
 class StderrHandler(logging.Handler):
-    """Writes each record with one `write` to the descriptor.
+    """Writes each record to the descriptor, without a buffer; a line that nobody takes is lost (see `output`).
 
-    No buffer and so no lock that a fork could copy while it is held, lines of several workers do not mix, a signal
-    handler may log, and a closed or broken stderr loses the line instead of raising.
+    Lines of several workers do not mix, a signal handler may log, and a closed or broken stderr raises nothing.
     """
 
     def __init__(self, descriptor: int, formatter: logging.Formatter) -> None:
         super().__init__()
-        self._descriptor = descriptor
+        self._output = Output(descriptor, self._lost)
         self.setFormatter(formatter)
         self.is_json = isinstance(formatter, JsonFormatter)
 
@@ -83,10 +98,17 @@ class StderrHandler(logging.Handler):
         except Exception as error:  # noqa: BLE001 - wrong arguments of a log call must not reach the caller
             record.msg, record.args = "%r, which cannot be formatted: %s", (record.msg, error)
             line = self.format(record)
-        data = (line + "\n").encode("utf-8", "backslashreplace")
         with contextlib.suppress(OSError):
-            while data:
-                data = data[os.write(self._descriptor, data) :]
+            self._output.write(_encoded(line))
+
+    def _lost(self, lines: int) -> bytes:
+        message = f"{lines} lines of this log are lost: nobody read them"
+        record = logging.LogRecord("pooldrain", logging.WARNING, __file__, 0, message, None, None)
+        return _encoded(self.format(record))
+
+
+def _encoded(line: str) -> bytes:
+    return (line + "\n").encode("utf-8", "backslashreplace")
 
 
 class ConsoleFormatter(logging.Formatter):
@@ -101,11 +123,10 @@ class ConsoleFormatter(logging.Formatter):
         word = f"{level:<5}"
         if self._colour and level in _COLOURS:
             word = f"\x1b[{_COLOURS[level]}m{word}\x1b[0m"
-        text = "\n".join(filter(None, [record.getMessage(), _traceback(record)]))
-        # Indented, so that no part of a message can pass for a record of its own.
         moment = _moment(record)
         stamp = f"{moment:%Y-%m-%d %H:%M:%S}.{moment.microsecond // 1000:03}"
-        return f"{stamp} {word} " + text.replace("\n", "\n  ")
+        # A traceback is indented, so that no part of it can pass for a record of its own.
+        return "\n  ".join([f"{stamp} {word} {_message(record)}", *_traceback(record)])
 
 
 class JsonFormatter(logging.Formatter):
@@ -118,20 +139,25 @@ class JsonFormatter(logging.Formatter):
             "time": _moment(record).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "event": fields.pop("event", "log"),
-            "message": record.getMessage(),
+            "message": _message(record),
         }
         if traceback := _traceback(record):
-            line["traceback"] = traceback
+            line["traceback"] = "\n".join(traceback)
         line |= {key: value for key, value in fields.items() if key not in line}
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return json_line(line)
 
 
 def _moment(record: logging.LogRecord) -> datetime:
     return datetime.fromtimestamp(record.created).astimezone()
 
 
-def _traceback(record: logging.LogRecord) -> str:
-    return logging.Formatter().formatException(record.exc_info) if record.exc_info and record.exc_info[0] else ""
+def _message(record: logging.LogRecord) -> str:
+    return printable(record.getMessage().strip())
+
+
+def _traceback(record: logging.LogRecord) -> list[str]:
+    error = record.exc_info[1] if record.exc_info else None
+    return [] if error is None else list(traceback_lines(error))
 
 
 def _stderr_descriptor() -> int | None:
