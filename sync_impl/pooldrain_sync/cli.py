@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 def main() -> NoReturn:
     """Run the command and leave the process with its exit code."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # dies silently until the next lines have run
+    from pooldrain.runtime.missing import require_posix
+
+    require_posix("pooldrain-sync")
     from pooldrain.runtime.signals import SignalWatch
 
     watch = SignalWatch()

@@ -9,11 +9,21 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from pooldrain.runtime.missing import told_if_missing
 
-from pooldrain_compare.chaos import campaign
-from pooldrain_compare.environment import artefacts
-from pooldrain_compare.narrator import result_console
+with told_if_missing("chaos", "compare"):
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    from pooldrain_compare.chaos import campaign
+    from pooldrain_compare.environment import artefacts
+    from pooldrain_compare.narrator import result_console
 
 TRIALS = 100
 JOBS = 2

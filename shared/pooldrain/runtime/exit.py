@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 from pooldrain.errors import ConfigurationError, StartupError
 from pooldrain.printable import printable
 from pooldrain.runtime.logging import logs_json
+from pooldrain.runtime.missing import explain_missing
 
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
@@ -77,8 +78,12 @@ def told_in_one_line(name: str) -> Generator[None, None, None]:
         if isinstance(stop.code, str):
             _complain(name, stop.code)
         fast_exit(stop.code if isinstance(stop.code, int) else 0 if stop.code is None else EXIT_STARTUP)
-    except Exception:
-        log.exception("%s: unexpected error", name)
+    except Exception as error:
+        missing = explain_missing(error) if isinstance(error, ModuleNotFoundError) else None
+        if missing is None:
+            log.exception("%s: unexpected error", name)
+        else:
+            _complain(name, missing)
         fast_exit(EXIT_STARTUP)
 
 

@@ -119,10 +119,10 @@ class DrainWorker(ManagedWorker, ThreadWorker):
 
     def load_wsgi(self) -> None:
         """Build and open the service, in this process. A failure ends the worker with one line."""
-        # Imported after the fork: a master without frameworks has less to tear down when everything waits for its exit.
-        from pooldrain_sync.service import build
-
         with told_in_one_line(self.app.settings.service):
+            # After the fork: a master without frameworks has less to tear down when everything waits for its exit.
+            from pooldrain_sync.service import build
+
             self._service = self.app.preloaded or build(self.app.settings, self.app.url)
             with self.guarded_start():
                 self.service.runner.open()
