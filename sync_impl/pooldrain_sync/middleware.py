@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import sys
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -163,11 +162,11 @@ class _Exchange:
 
     def __iter__(self) -> Iterator[bytes]:
         request = self._request
-        if self._environ["REQUEST_METHOD"] == "HEAD":
-            deque(self.body, 0)  # of an answer to HEAD the length is true, and nothing comes
-            self._complete = True
-            return
         try:
+            if self._environ["REQUEST_METHOD"] == "HEAD":
+                next(iter(self.body), None)  # which may begin the answer; its length is true, and nothing of it comes
+                self._complete = True
+                return
             for chunk in self.body:
                 if request is not None and not request.cancelled:
                     self._begun = True

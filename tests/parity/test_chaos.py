@@ -128,6 +128,7 @@ def test_a_campaign_is_spread_over_everything() -> None:
     assert {(plan.server, plan.fault) for plan in plans} == {(s, f) for s in SERVERS for f in FAULT_NAMES}
     assert {manner for plan in plans for manner in plan.rude} == set(MANNERS)
     assert {len(plan.signals) for plan in plans} == {1, 2, 3}
+    assert {(len(plan.noise), plan.early) for plan in plans} == {(0, True), (0, False), (1, False), (2, False)}
     begins = [plan.fault_at - plan.signals[0][0] for plan in plans if plan.fault != NO_FAULT]
     assert min(begins) < -0.2
     assert max(begins) > 0.5

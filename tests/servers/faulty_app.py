@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 SECOND_POOL = "SECOND_POOL"  # a variable: the file of a second pool's database
 
-CHUNKS = 12
+CHUNKS = 10
 PAUSE = 0.25  # seconds between two chunks
 SELECT = text("SELECT 42")
 SLEEP = text("SELECT pg_sleep(:seconds)")

@@ -475,6 +475,8 @@ class UvicornServer(uvicorn.Server):
         except AcceptExhausted as error:
             self._runner.cannot_accept(str(error))
             return  # what is left is refused when there is room again
+        except OSError as error:
+            self.broken(error)
         self._listener.close()
 
     async def _close_all(self) -> None:

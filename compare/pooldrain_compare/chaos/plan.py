@@ -40,6 +40,7 @@ class Plan:
     fault_at: float
     fault_lasts: float | None  # seconds; None: until the service has ended
     signals: tuple[tuple[float, str], ...]
+    noise: tuple[tuple[float, str], ...] = ()  # signals that mean nothing, to its first process, before the others
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -78,6 +79,8 @@ def draw(seed: int, number: int) -> Plan:
     signals = [(first, dice.choice(("SIGTERM", "SIGINT")))]
     while len(signals) < 3 and dice.random() < 0.3:
         signals.append((round(signals[-1][0] + dice.uniform(0.02, 1.0), 3), dice.choice(("SIGTERM", "SIGINT"))))
+    noisy = random.Random(f"{seed}/{number}/noise")  # noqa: S311 - the same trial every time, and what was drawn before
+    noise = () if early else tuple(_noise(noisy, first) for _ in range(noisy.choice((0, 0, 1, 2))))
     return Plan(
         seed=seed,
         number=number,
@@ -99,7 +102,12 @@ def draw(seed: int, number: int) -> Plan:
         fault_at=round(max(0.0, first + dice.uniform(-0.5, 0.8)), 3),
         fault_lasts=dice.choice((None, round(dice.uniform(0.1, 1.5), 3))),
         signals=tuple(signals),
+        noise=tuple(sorted(noise)),
     )
+
+
+def _noise(dice: random.Random, until: float) -> tuple[float, str]:
+    return round(dice.uniform(0.0, until), 3), dice.choice(("SIGUSR1", "SIGUSR2"))
 
 
 def workload(plan: Plan, prefix: str) -> Workload:

@@ -24,7 +24,7 @@ from pooldrain_compare.client import LoadClient, LoadResult
 from pooldrain_compare.conductor import SERVERS, workers
 from pooldrain_compare.faults import BY_NAME, Place
 from pooldrain_compare.private_server import PrivateServer
-from pooldrain_compare.processes import START_TIMEOUT, Ended, ServerProcess, ServerProcessError
+from pooldrain_compare.processes import START_TIMEOUT, Ended, ServerProcess, ServerProcessError, send
 
 SESSIONS_TIMEOUT = 5.0  # after the end of the service, or of the fault, if that comes later
 END_MARGIN = 8.0  # beyond the grace period: then it is killed, and the trial has failed
@@ -92,6 +92,9 @@ def _play(plan: Plan, process: ServerProcess, place: Place, evidence: Evidence) 
         fault = threading.Thread(target=_strike, args=(plan, place, began, over, troubles), name="fault", daemon=True)
         fault.start()
         try:
+            for at, name in plan.noise:
+                if _sleep_until(began + at, lambda: process.ended is not None):
+                    send(process.pid, signal.Signals[name])
             for at, name in plan.signals:
                 if _sleep_until(began + at, lambda: process.ended is not None):
                     evidence.signals.append((name, process.signal(signal.Signals[name])))

@@ -20,6 +20,7 @@ import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from gunicorn.http.parser import Parser
@@ -257,11 +258,11 @@ class DrainWorker(ManagedWorker, ThreadWorker):
     def _close_idle(self) -> None:
         """Close the connections on which nothing has come for a while; of a worker that retires tell when none is left.
 
-        In place of gunicorn's own, which closes them without a last look, and whole heads or not.
+        In place of gunicorn's own, which closes them without a last look. The oldest are the first in their queues.
         """
         now = time.monotonic()
         for waiting in (self.keepalived_conns, self.pending_conns):
-            for conn in [conn for conn in waiting if conn.timeout is not None and now >= conn.timeout]:
+            for conn in list(takewhile(lambda conn: conn.timeout is not None and now >= conn.timeout, waiting)):
                 assert isinstance(conn, DrainConnection)
                 if (self._retires and conn.head) or has_arrived(conn.sock.fileno()):
                     continue  # it is served; or read in the next turn
