@@ -73,12 +73,15 @@ class ClosablePool(QueuePool):
     _sqla_logger_namespace = "sqlalchemy.pool.pooldrain"  # SQLAlchemy's records stay with SQLAlchemy's loggers
     _pool: ClosableQueue | ClosableAsyncQueue
 
-    def __init__(self, *args: Any, lifetime: _Lifetime | None = None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._lifetime = lifetime or _Lifetime()
         self._pools_returned = True  # whether what comes back is kept
-        self._lifetime.generations.add(self)
-        if self._lifetime.closed:
+        self._join(_Lifetime())
+
+    def _join(self, lifetime: _Lifetime) -> None:
+        self._lifetime = lifetime
+        lifetime.generations.add(self)
+        if lifetime.closed:
             self.close()
 
     @property
@@ -147,21 +150,10 @@ class ClosablePool(QueuePool):
 
     def recreate(self) -> ClosablePool:
         """A fresh pool of the same lifetime: closed if this one is."""
-        return type(self)(
-            self._creator,
-            pool_size=self._pool.maxsize,
-            max_overflow=self._max_overflow,
-            pre_ping=self._pre_ping,
-            use_lifo=self._pool.use_lifo,
-            timeout=self._timeout,
-            recycle=self._recycle,
-            echo=self.echo,
-            logging_name=self._orig_logging_name,
-            reset_on_return=self._reset_on_return,
-            _dispatch=self.dispatch,
-            dialect=self._dialect,
-            lifetime=self._lifetime,
-        )
+        fresh = super().recreate()
+        assert isinstance(fresh, ClosablePool)
+        fresh._join(self._lifetime)
+        return fresh
 
     def _should_wrap_creator(self, creator: Any) -> Any:
         opening = super()._should_wrap_creator(creator)

@@ -533,7 +533,7 @@ def test_a_connection_that_another_thread_returns_wakes_the_loop(monkeypatch: py
     async def test() -> None:
         queue = ClosableAsyncQueue(1)
         getter = asyncio.ensure_future(greenlet_spawn(queue.get))
-        while not queue._getters:
+        while not queue.waiting:
             await asyncio.sleep(0)
         loop = asyncio.get_running_loop()
         call_soon, threads = loop.call_soon, set[int]()
@@ -592,7 +592,8 @@ def test_an_async_engines_closed_pool_stays_closed_through_dispose(url: Database
         assert (await held.execute(text("SELECT 1"))).scalar() == 1
         raw: Any = (await held.get_raw_connection()).driver_connection
         await held.close()
-        assert raw._connection is None
+        with pytest.raises(ValueError, match="no active connection"):
+            await raw.execute("SELECT 1")
 
     run(test())
 

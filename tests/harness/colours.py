@@ -159,10 +159,10 @@ async def until_waiting(pool: ClosablePool, count: int) -> None:
     queue = pool._pool
     assert isinstance(queue, ClosableAsyncQueue)
     for _ in range(1000):
-        if len(queue._getters) == count:
+        if queue.waiting == count:
             return
         await asyncio.sleep(0)
-    raise AssertionError(f"{len(queue._getters)} wait, not {count}")
+    raise AssertionError(f"{queue.waiting} wait, not {count}")
 
 
 def both_colours(test: Callable[..., None]) -> Callable[..., None]:

@@ -23,7 +23,7 @@ from tests.harness.waiting import BOUND, eventually
 every_way = pytest.mark.parametrize("backend", EVERY_WAY, ids=lambda backend: backend.name)
 all_servers = pytest.mark.parametrize("backend", SERVERS, ids=lambda backend: backend.name)
 
-LEAKS = 40  # requests, each with a line in the log; a pipe of 4 KiB holds a dozen of them
+LEAKS = 25  # requests, each with a line in the log; a pipe of 4 KiB holds a dozen of them
 
 
 @contextmanager

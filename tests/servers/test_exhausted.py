@@ -89,4 +89,4 @@ def test_a_loop_that_breaks_is_told_and_what_it_served_is_drained_and_disposed_o
 
 def hold(service: Service) -> Connection:
     """Begin a request that takes its time."""
-    return service.connect().ask("GET", "/hold?seconds=1")
+    return service.connect().ask("GET", "/hold?seconds=1", headers=[("Connection", "close")])

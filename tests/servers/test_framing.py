@@ -6,6 +6,7 @@ import selectors
 import socket
 import time
 from collections import deque
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,10 +19,24 @@ from pooldrain_sync.servers.gunicorn_client import DISCARDED, ClientSocket, Inte
 from pooldrain_sync.servers.waitress import DrainServer
 from tests.harness.http import request
 from tests.harness.service import SERVERS, Launcher, Service
+from tests.harness.waiting import eventually
 from tests.servers import faulty_app
 
-all_servers = pytest.mark.parametrize("backend", SERVERS, ids=lambda backend: backend.name)
 threaded = pytest.mark.parametrize("backend", [GUNICORN, WAITRESS], ids=lambda backend: backend.name)
+
+
+@pytest.fixture(scope="module", params=SERVERS, ids=lambda backend: backend.name)
+def service(request: pytest.FixtureRequest, shared_services: Launcher) -> Service:
+    """One service on each server, for all tests that break nothing but a connection."""
+    backend: Backend = request.param
+    return shared_services.start_app(backend, faulty_app.__name__)
+
+
+@pytest.fixture
+def complaints(service: Service) -> Callable[[], list[str]]:
+    """What it has complained of since the test began."""
+    before = len(service.complaints)
+    return lambda: service.complaints[before:]
 
 
 def raw(service: Service, *requests: bytes) -> bytes:
@@ -34,43 +49,34 @@ def raw(service: Service, *requests: bytes) -> bytes:
     return received
 
 
-def stop(service: Service) -> None:
-    service.send_signal()
-    assert service.ended().code == 0
-
-
 # --- responses ------------------------------------------------------------------------------------------------
 
 
-@all_servers
 @pytest.mark.parametrize(("kind", "body"), [("short", "shorter"), ("long", "longer"), ("long-at-once", "longer")])
 def test_a_response_of_another_length_than_it_says_ends_its_connection_and_is_told_in_one_line(
-    services: Launcher, backend: Backend, kind: str, body: str
+    service: Service, complaints: Callable[[], list[str]], kind: str, body: str
 ) -> None:
-    service = services.start_app(backend, faulty_app.__name__)
+    seen = len(service.events("response_broken"))
     received = raw(service, request("GET", f"/framing/{kind}"), request("GET", "/ok"))
     assert received.count(b"HTTP/1.1 ") <= 1, "the next answer never follows it"
     assert b"more" not in received, "nothing is sent beyond what was announced"
     route = f"GET /framing/{kind}"
-    [told] = service.await_event("response_broken")
+    told = service.await_event("response_broken", seen + 1)[-1]
     assert (told["route"], told["body"]) == (route, body)
-    assert service.complaints == [told["message"]]
+    assert complaints() == [told["message"]]
     assert service.get("/ok").status == 200
-    stop(service)
 
 
-@all_servers
-def test_a_response_that_is_broken_off_ends_its_connection(services: Launcher, backend: Backend) -> None:
-    service = services.start_app(backend, faulty_app.__name__)
+def test_a_response_that_is_broken_off_ends_its_connection(
+    service: Service, complaints: Callable[[], list[str]]
+) -> None:
     received = raw(service, request("GET", "/broken"), request("GET", "/ok"))
     assert received.count(b"HTTP/1.1 ") <= 1
-    assert len(service.complaints) == 1, "the application's error, once"
-    stop(service)
+    eventually(complaints, "the application's error in the log")
+    assert len(complaints()) == 1, "once"
 
 
-@all_servers
-def test_what_has_no_body_breaks_nothing(services: Launcher, backend: Backend) -> None:
-    service = services.start_app(backend, faulty_app.__name__)
+def test_what_has_no_body_breaks_nothing(service: Service, complaints: Callable[[], list[str]]) -> None:
     connection = service.connect()
     answers = [
         connection.ask(method, target).answer()
@@ -83,8 +89,7 @@ def test_what_has_no_body_breaks_nothing(services: Launcher, backend: Backend) -
         (200, False),
     ]
     assert answers[0].header("content-length") == "10"
-    assert service.complaints == []
-    stop(service)
+    assert complaints() == []
 
 
 @threaded
@@ -96,18 +101,17 @@ def test_what_is_written_by_the_older_way_is_counted_too(
     received = raw(service, request("GET", f"/{written}", headers=[("Connection", "close")]))
     assert received.endswith(b"\r\n\r\n" + b"x" * min(written, 10))
     assert [event["body"] for event in service.events("response_broken")] == told
-    stop(service)
+    service.send_signal()
+    assert service.ended().code == 0
 
 
 # --- requests -------------------------------------------------------------------------------------------------
 
 
-@all_servers
 @pytest.mark.parametrize("size", [DISCARDED, DISCARDED + 1, 5_000_000])
 def test_a_body_that_nobody_reads_is_read_off_or_the_end_of_its_connection_announced(
-    services: Launcher, backend: Backend, size: int
+    service: Service, complaints: Callable[[], list[str]], size: int
 ) -> None:
-    service = services.start_app(backend, faulty_app.__name__)
     connection = service.connect()
     answer = connection.ask("POST", "/unread", b"x" * size).answer()
     assert answer.status == 200
@@ -115,8 +119,7 @@ def test_a_body_that_nobody_reads_is_read_off_or_the_end_of_its_connection_annou
         assert connection.ending() == "closed", "in order: no reset has swallowed the answer"
     else:
         assert connection.ask("GET", "/ok").answer().status == 200
-    assert service.complaints == []
-    stop(service)
+    assert complaints() == []
 
 
 # --- connections that have idled for too long -----------------------------------------------------------------

@@ -127,10 +127,10 @@ def test_a_start_that_hangs_ends_within_the_grace_period_once_it_is_told_to(
         return all("hanging" in service.process.log_tail() for service in every)
 
     eventually(hanging, "every start hangs")
-    for service in every:
-        told = service.send_signal()
+    told = [service.send_signal() for service in every]
+    for service, at in zip(every, told, strict=True):
         ended = service.ended()
         assert ended.code == 1
-        assert ended.at - told < grace_period + END_MARGIN
+        assert ended.at - at < grace_period + END_MARGIN
         assert "not ended within the grace period" in service.process.log_tail()
     postgres.await_nobody()

