@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp
 
-from pooldrain.runtime.application import load_factory
+from pooldrain.runtime.application import call_factory, load_factory
 from pooldrain.runtime.database_url import DatabaseUrl
 from pooldrain.runtime.events import EventLog
 from pooldrain.runtime.settings import Settings
@@ -37,4 +37,4 @@ def build(settings: Settings, url: DatabaseUrl) -> BuiltService:
     events = EventLog(settings.transcript, time.monotonic)
     pool = PoolManager(url, settings.pool, settings.leaks, events, service=settings.service, lock=lock)
     runner = Runner(pool, settings.shutdown, lock=lock)
-    return BuiltService(runner, GateMiddleware(factory(runner), runner))
+    return BuiltService(runner, GateMiddleware(call_factory(settings.app, factory, runner), runner))

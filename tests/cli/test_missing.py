@@ -94,15 +94,23 @@ def test_on_windows_it_names_what_it_needs(module: str) -> None:
     assert told == (1, f"{program}: needs a POSIX system; on Windows run it in WSL\n")
 
 
+LATE = "def create(runner):\n    import surely_not_installed\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "where"),
+    [("import surely_not_installed\n", "cannot import lacking_app"), (LATE, "cannot make the application")],
+    ids=["at its import", "in its factory"],
+)
 @pytest.mark.parametrize("module", ["pooldrain_sync", "pooldrain_async"])
 def test_what_a_users_own_application_lacks_is_told_as_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, source: str, where: str
 ) -> None:
-    (tmp_path / "lacking_app.py").write_text("import surely_not_installed\n", "utf-8")
+    (tmp_path / "lacking_app.py").write_text(source, "utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     code, said = run(module, "--database-url", f"sqlite:///{tmp_path / 'database'}", "--app", "lacking_app:create")
     assert (code, said.count("\n")) == (2, 1)
-    assert "--app lacking_app:create: cannot import lacking_app" in said
+    assert f"--app lacking_app:create: {where}" in said
     assert "No module named 'surely_not_installed'" in said
 
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from pooldrain.errors import ConfigurationError, describe_error
+
+Runner = TypeVar("Runner")
+App = TypeVar("App")
 
 
 def load_factory(name: str | None) -> Any:
@@ -24,3 +28,13 @@ def load_factory(name: str | None) -> Any:
     if not callable(factory):
         raise ConfigurationError(f"--app {name}: {module_name} has no function {attribute}")
     return factory
+
+
+def call_factory(name: str | None, factory: Callable[[Runner], App], runner: Runner) -> App:
+    """The application; `name` is what `--app` says. Raises ConfigurationError when it cannot import something."""
+    try:
+        return factory(runner)
+    except ImportError as error:
+        if name is None:
+            raise
+        raise ConfigurationError(f"--app {name}: cannot make the application: {describe_error(error)}") from error
