@@ -95,7 +95,7 @@ class DrainWorker(ManagedWorker, ThreadWorker):
         self._interruption: Interruption | None = None
         self._lingering: dict[TConn, float] = {}
         self._accepts = True  # False once the end has begun
-        self._accept_again_at = 0.0  # monotonic seconds; nothing is accepted until then
+        self._accept_again_at = 0.0  # monotonic seconds, if not 0; nothing is accepted until then
         self._crowd = 0  # or until there are fewer connections than this
         self._retires = False  # whether it leaves its service to other workers
         self._stop: Stop | None = None
@@ -192,13 +192,12 @@ class DrainWorker(ManagedWorker, ThreadWorker):
 
     def _turn(self) -> None:
         self.notify()
-        now = time.monotonic()
         if self._accepts:
-            has_room = now >= self._accept_again_at or self.nr_conns < self._crowd
-            self.set_accept_enabled(has_room and self.nr_conns < self.worker_connections)
+            self.set_accept_enabled(self.nr_conns < self.worker_connections and self._has_room())
         self.wait_for_and_dispatch_events(self._patience())
         self.mind_master()
-        self._attend_signals()
+        if self.watch.received:
+            self._attend_signals()
         self._close_idle()
         self._close_lingering()
         if self._stop is not None:
@@ -222,7 +221,14 @@ class DrainWorker(ManagedWorker, ThreadWorker):
 
     def _woken(self, watch: object) -> None:
         self.watch.drain()
+        self._attend_signals()
         self.look_again()
+
+    def _has_room(self) -> bool:
+        """Whether accepting is not paused, for want of descriptors."""
+        if self._accept_again_at and (time.monotonic() >= self._accept_again_at or self.nr_conns < self._crowd):
+            self._accept_again_at = 0.0
+        return not self._accept_again_at
 
     def _attend_signals(self) -> None:
         for name in self.watch.take_ignored():
@@ -262,7 +268,9 @@ class DrainWorker(ManagedWorker, ThreadWorker):
         """
         now = time.monotonic()
         for waiting in (self.keepalived_conns, self.pending_conns):
-            for conn in list(takewhile(lambda conn: conn.timeout is not None and now >= conn.timeout, waiting)):
+            if not waiting or not _expired(waiting[0], now):
+                continue
+            for conn in list(takewhile(lambda conn: _expired(conn, now), waiting)):
                 assert isinstance(conn, DrainConnection)
                 if (self._retires and conn.head) or has_arrived(conn.sock.fileno()):
                     continue  # it is served; or read in the next turn
@@ -462,6 +470,10 @@ class DrainWorker(ManagedWorker, ThreadWorker):
         for conn in (*self.keepalived_conns, *self.pending_conns):
             conn.close()  # now, and not by the process's end: the report needs a descriptor, too
         self._stopped.set()
+
+
+def _expired(conn: TConn, now: float) -> bool:
+    return conn.timeout is not None and now >= conn.timeout
 
 
 def _has_body(head: bytes) -> bool:

@@ -366,7 +366,7 @@ class DrainServer(TcpWSGIServer):
         )
         self.map: dict[int, Any] = {}  # waitress's name for everything that its loop polls
         self.lingering: dict[DrainChannel, float] = {}  # until when
-        self.accept_again_at = 0.0  # monotonic seconds; nothing is accepted until then
+        self.accept_again_at = 0.0  # monotonic seconds, if not 0; nothing is accepted until then
         self._crowd = 0  # or until there are fewer connections than this
         sockinfo = (listener.family, listener.type, listener.proto, listener.getsockname())
         super().__init__(
@@ -416,12 +416,15 @@ class DrainServer(TcpWSGIServer):
     def readable(self) -> bool:
         """Whether to accept connections. Asked before every wait."""
         wanted: bool = super().readable()  # which is also where waitress looks for connections that have expired
-        return wanted and (time.monotonic() >= self.accept_again_at or len(self.map) < self._crowd)
+        if wanted and self.accept_again_at:
+            return time.monotonic() >= self.accept_again_at or len(self.map) < self._crowd
+        return wanted
 
     def handle_accept(self) -> None:
         """Accept a batch of connections; none for a while, if there is no room for them."""
         try:
             self._accept(ACCEPT_BATCH)
+            self.accept_again_at = 0.0
             self.runner.can_accept()
         except AcceptExhausted as error:
             self.runner.cannot_accept(str(error))
@@ -469,17 +472,19 @@ class DrainServer(TcpWSGIServer):
 class SignalDispatcher(wasyncore.file_dispatcher):
     """What wakes the loop when a signal has come."""
 
-    def __init__(self, watch: SignalWatch, map: dict[int, Any]) -> None:  # noqa: A002 - as waitress has it
+    def __init__(self, watch: SignalWatch, attend: Callable[[], None], map: dict[int, Any]) -> None:  # noqa: A002 - its
         super().__init__(watch, map)  # type: ignore[arg-type]  # typed as a file; its descriptor is all that counts
         self._watch = watch
+        self._attend = attend
 
     def writable(self) -> bool:
         """There is nothing to write."""
         return False
 
     def handle_read(self) -> None:
-        """A wake-up; the loop looks at the signals after every wait."""
+        """A wake-up."""
         self._watch.drain()
+        self._attend()
 
 
 class WaitressServer:
@@ -504,12 +509,12 @@ class WaitressServer:
         except OSError as error:
             raise cannot_listen(listening.host, listening.port, error) from error
         self._runner.events.emit(listening)
-        SignalDispatcher(watch, self._waitress.map)
+        SignalDispatcher(watch, lambda: self._attend_signals(watch), self._waitress.map)
         self._attend_signals(watch)
         while not self._stopped.is_set():
             try:
                 wasyncore.poll2(self._patience(), self._waitress.map)
-                self._after_poll(watch)
+                self._after_poll()
             except Exception as error:  # noqa: BLE001 - whatever it is, what it serves is to be ended in order
                 self._broken(watch, error)
         assert self._shutdown is not None
@@ -567,8 +572,7 @@ class WaitressServer:
             instants.append(self._stop.deadline)
         return max(0.001, min(instants) - now)
 
-    def _after_poll(self, watch: SignalWatch) -> None:
-        self._attend_signals(watch)
+    def _after_poll(self) -> None:
         now = time.monotonic()
         for channel, until in list(self._waitress.lingering.items()):
             if now >= until:
