@@ -12,7 +12,7 @@ from typing import Protocol
 import pytest
 
 from pooldrain.runtime.embedded import EmbeddedDatabase
-from pooldrain_compare.backends import Backend
+from pooldrain_compare.harness.servers import Backend
 from tests.harness.in_flight import InFlight
 from tests.harness.postgres import Postgres
 from tests.harness.service import SERVERS, Launcher, Service

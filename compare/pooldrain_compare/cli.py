@@ -15,10 +15,10 @@ import psycopg
 from pooldrain import __version__
 from pooldrain.errors import ConfigurationError, StartupError
 from pooldrain.printable import printable
-from pooldrain_compare.backends import BACKENDS
 from pooldrain_compare.bench.results import BENCHMARKS, DEFAULT_DIRECTORY, QUICK_DIRECTORY
-from pooldrain_compare.processes import ServerProcessError
-from pooldrain_compare.scenario import CLIENTS, SECONDS
+from pooldrain_compare.demo.observe import CLIENTS, SECONDS
+from pooldrain_compare.harness.processes import ServerProcessError
+from pooldrain_compare.harness.servers import BACKENDS
 
 PROGRAM = "pooldrain-compare"
 
@@ -55,7 +55,7 @@ def _run(argv: Sequence[str]) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from pooldrain_compare.demo import DemoOptions, run_demo
+    from pooldrain_compare.demo.command import DemoOptions, run_demo
 
     return run_demo(
         DemoOptions(
@@ -69,8 +69,8 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _parity(options: argparse.Namespace) -> int:
-    from pooldrain_compare.narrator import result_console
-    from pooldrain_compare.parity import ParityOptions, list_scenarios, run_parity
+    from pooldrain_compare.harness.narrator import result_console
+    from pooldrain_compare.parity.command import ParityOptions, list_scenarios, run_parity
 
     if options.list:
         list_scenarios(result_console())
@@ -102,7 +102,7 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from pooldrain_compare.narrator import result_console
+    from pooldrain_compare.harness.narrator import result_console
     from pooldrain_compare.reports.writing import write_reports
 
     written = write_reports()

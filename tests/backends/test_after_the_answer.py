@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pooldrain_compare.backends import UVICORN, Backend
+from pooldrain_compare.harness.servers import UVICORN, Backend
 from tests.harness.postgres import Postgres
 from tests.harness.service import EVERY_WAY, SERVERS, Launcher, Service
 from tests.servers import faulty_app

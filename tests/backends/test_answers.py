@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from pooldrain_compare.backends import Backend
+from pooldrain_compare.harness.servers import Backend
 from tests.conftest import PutInFlight
 from tests.harness.http import Answer, Headers
 from tests.harness.postgres import Postgres

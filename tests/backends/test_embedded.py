@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pooldrain_compare.backends import Backend
-from pooldrain_compare.processes import ServerProcess, clean_environment, python_module
+from pooldrain_compare.harness.processes import ServerProcess, clean_environment, python_module
+from pooldrain_compare.harness.servers import Backend
 from tests.conftest import Measured
 from tests.harness.http import get
 from tests.harness.waiting import BOUND, eventually

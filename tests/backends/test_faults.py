@@ -1,7 +1,7 @@
 """Hard endings: a request that hangs, a database that stands still, connections that do not close. Each has a bound.
 
 Faults of every kind, before, during and at the end of a shutdown, and the same verdict on all servers, are scenarios of
-the catalogue (`pooldrain_compare.scenarios.faults`): a few are played here, all of them by `make parity`.
+the catalogue (`pooldrain_compare.parity.scenarios`): a few are played here, all of them by `make parity`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import psycopg
 import pytest
 
 from pooldrain.runtime.watchdog import END_MARGIN
-from pooldrain_compare.backends import Backend
-from pooldrain_compare.faults import FAULTS, FROZEN, Fault, Place
-from pooldrain_compare.parity import Case, ParityOptions, Verdict, plan, run_cases, stage
-from pooldrain_compare.private_server import PrivateServer
-from pooldrain_compare.scenarios import BY_NAME
+from pooldrain_compare.harness.faults.catalogue import FAULTS, FROZEN, Fault, Place
+from pooldrain_compare.harness.faults.private_server import PrivateServer
+from pooldrain_compare.harness.servers import Backend
+from pooldrain_compare.parity.command import Case, ParityOptions, Verdict, plan, run_cases, stage
+from pooldrain_compare.parity.scenarios import BY_NAME
 from tests.harness.postgres import Postgres
 from tests.harness.service import Launcher
 from tests.harness.waiting import eventually

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pooldrain_compare.backends import Backend
+from pooldrain_compare.harness.servers import Backend
 from tests.harness.service import Launcher
 from tests.servers import faulty_app
 

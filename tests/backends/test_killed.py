@@ -9,7 +9,7 @@ import time
 import pytest
 
 from pooldrain.runtime.database import CLIENT_CHECK
-from pooldrain_compare.backends import Backend
+from pooldrain_compare.harness.servers import Backend
 from tests.conftest import Measured
 from tests.harness.postgres import Postgres
 from tests.harness.service import EVERY_WAY, Launcher

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pooldrain_compare.backends import Backend
+from pooldrain_compare.harness.servers import Backend
 from tests.harness.http import Answer
 from tests.harness.postgres import Postgres
 from tests.harness.service import Launcher, Record, Service

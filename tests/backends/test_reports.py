@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from pooldrain_compare.backends import Backend
+from pooldrain_compare.harness.servers import Backend
 from tests.conftest import PutInFlight
 from tests.harness.postgres import Postgres
 from tests.harness.service import EVERY_WAY, GUNICORN_2, UVICORN_2, Launcher, Record, workers

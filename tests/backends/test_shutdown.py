@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pooldrain_compare.backends import GUNICORN, WAITRESS, Backend
+from pooldrain_compare.harness.servers import GUNICORN, WAITRESS, Backend
 from tests.conftest import Measured, PutInFlight
 from tests.harness.postgres import Postgres
 from tests.harness.service import EVERY_WAY, Launcher, workers

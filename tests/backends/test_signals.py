@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pooldrain_compare.backends import Backend
-from pooldrain_compare.processes import ServerProcessError
+from pooldrain_compare.harness.processes import ServerProcessError
+from pooldrain_compare.harness.servers import Backend
 from tests.conftest import PutInFlight
 from tests.harness.postgres import Postgres
 from tests.harness.service import EVERY_WAY, Launcher, Service

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pooldrain_compare.backends import Backend
+from pooldrain_compare.harness.servers import Backend
 from tests.harness.service import SERVERS, Launcher
 
 

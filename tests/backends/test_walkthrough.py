@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pooldrain_compare.backends import Backend
-from pooldrain_compare.processes import Ended, ServerProcess, free_port, python_module
+from pooldrain_compare.harness.processes import Ended, ServerProcess, free_port, python_module
+from pooldrain_compare.harness.servers import Backend
 from tests.harness.http import Answer, get
 from tests.harness.postgres import Postgres
 from tests.harness.service import SERVERS, Launcher, Service

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy.engine import make_url
 
-from pooldrain_compare.backends import Backend
-from pooldrain_compare.processes import clean_environment
+from pooldrain_compare.harness.processes import clean_environment
+from pooldrain_compare.harness.servers import Backend
 from tests.harness.postgres import Postgres
 from tests.harness.service import EVERY_WAY, SERVERS
 from tests.harness.waiting import BOUND

@@ -32,7 +32,6 @@ ORDER = [
     "status",
     "demo",
     "transcript",
-    "normal_form",
     "queues",
     "pool",
     "drivers",

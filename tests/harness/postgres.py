@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 from sqlalchemy.engine import make_url
 
-from pooldrain_compare.processes import send
+from pooldrain_compare.harness.processes import send
 from tests.harness.waiting import eventually
 
 _serial = itertools.count(1)

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pooldrain_compare.backends import GUNICORN, UVICORN, WAITRESS, Backend
-from pooldrain_compare.processes import Ended, ServerProcess, ServerProcessError, send
+from pooldrain_compare.harness.processes import Ended, ServerProcess, ServerProcessError, send
+from pooldrain_compare.harness.servers import GUNICORN, UVICORN, WAITRESS, Backend
 from tests.harness.http import Address, Answer, Connection, ask
 from tests.harness.waiting import BOUND, eventually
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from pooldrain_compare.backends import Backend
-from pooldrain_compare.processes import send
+from pooldrain_compare.harness.processes import send
+from pooldrain_compare.harness.servers import Backend
 from tests.harness.http import Address, ask
 from tests.harness.postgres import Postgres
 from tests.harness.service import EVERY_WAY, SERVERS, Launcher, Service, workers

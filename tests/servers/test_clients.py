@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from pooldrain.runtime.watchdog import END_MARGIN
-from pooldrain_compare.backends import GUNICORN, UVICORN, WAITRESS, Backend
-from pooldrain_compare.client import LoadClient, Mode, Outcome, constant
-from pooldrain_compare.conductor import app_module
-from pooldrain_compare.scenario_routes import BIG
+from pooldrain_compare.harness.load import LoadClient, Mode, Outcome, constant
+from pooldrain_compare.harness.servers import GUNICORN, UVICORN, WAITRESS, Backend
+from pooldrain_compare.parity.app.routes import BIG
+from pooldrain_compare.parity.conductor import app_module
 from tests.conftest import Measured, PutInFlight
 from tests.harness.http import Answer, Connection, request
 from tests.harness.postgres import Postgres

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from pooldrain_compare.backends import Backend
+from pooldrain_compare.harness.servers import Backend
 from tests.conftest import PutInFlight
 from tests.harness.http import Connection, request
 from tests.harness.in_flight import InFlight

@@ -7,8 +7,8 @@ import signal
 
 import pytest
 
-from pooldrain_compare.backends import GUNICORN, Backend
-from pooldrain_compare.processes import limit_descriptors
+from pooldrain_compare.harness.processes import limit_descriptors
+from pooldrain_compare.harness.servers import GUNICORN, Backend
 from tests.conftest import PutInFlight
 from tests.harness.http import Connection
 from tests.harness.postgres import Postgres

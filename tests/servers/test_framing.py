@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pooldrain.runtime.listener import KEEP_ALIVE
-from pooldrain_compare.backends import GUNICORN, WAITRESS, Backend
+from pooldrain_compare.harness.servers import GUNICORN, WAITRESS, Backend
 from pooldrain_sync.servers.gunicorn import DrainConnection, DrainWorker
 from pooldrain_sync.servers.gunicorn_client import DISCARDED, ClientSocket, Interruption
 from pooldrain_sync.servers.waitress import DrainServer

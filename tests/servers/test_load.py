@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pooldrain_compare.backends import Backend
-from pooldrain_compare.client import LoadClient, LoadResult, Mode, Outcome, mixed
+from pooldrain_compare.harness.load import LoadClient, LoadResult, Mode, Outcome, mixed
+from pooldrain_compare.harness.servers import Backend
 from tests.conftest import Measured
 from tests.harness.postgres import Postgres
 from tests.harness.service import EVERY_WAY, SERVERS, Launcher, Service

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pooldrain_compare.backends import GUNICORN, WAITRESS, Backend
+from pooldrain_compare.harness.servers import GUNICORN, WAITRESS, Backend
 from tests.conftest import PutInFlight
 from tests.harness.http import Connection
 from tests.harness.service import SERVERS, Launcher, Service

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pooldrain.runtime.watchdog import END_MARGIN
-from pooldrain_compare.backends import GUNICORN
+from pooldrain_compare.harness.servers import GUNICORN
 from tests.harness.postgres import Postgres
 from tests.harness.service import EVERY_WAY, GUNICORN_2, UVICORN_2, Launcher, Service
 from tests.harness.waiting import eventually

@@ -20,10 +20,10 @@ import pytest
 from pooldrain.runtime.listener import IDLE_LIMIT
 from pooldrain.runtime.master import forgotten
 from pooldrain.runtime.worker import SUCCESSOR_LIMIT
-from pooldrain_compare.backends import GUNICORN, UVICORN, WAITRESS, Backend
-from pooldrain_compare.client import LoadClient, LoadResult, Mode, Outcome, mixed
-from pooldrain_compare.conductor import app_module
-from pooldrain_compare.scenario_routes import WORKER_PATH, WORKER_QUERY
+from pooldrain_compare.harness.load import LoadClient, LoadResult, Mode, Outcome, mixed
+from pooldrain_compare.harness.servers import GUNICORN, UVICORN, WAITRESS, Backend
+from pooldrain_compare.parity.app.routes import WORKER_PATH, WORKER_QUERY
+from pooldrain_compare.parity.conductor import app_module
 from tests.conftest import Measured
 from tests.harness.http import Connection
 from tests.harness.postgres import Postgres

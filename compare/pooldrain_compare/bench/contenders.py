@@ -7,10 +7,10 @@ from pathlib import Path
 
 from pooldrain.runtime.database_url import DatabaseUrl
 from pooldrain_compare import baselines
-from pooldrain_compare.backends import BACKENDS, Backend
 from pooldrain_compare.baselines import BASELINES, THREADS, Baseline
 from pooldrain_compare.bench.results import POOLS, SERVERS, Colour, SystemInfo
-from pooldrain_compare.processes import ServerProcess, free_port
+from pooldrain_compare.harness.processes import ServerProcess, free_port
+from pooldrain_compare.harness.servers import BACKENDS, Backend
 
 _BENCH = "pooldrain_compare.bench"
 

@@ -23,8 +23,8 @@ from pooldrain_compare.baselines import fastapi_app, flask_app
 from pooldrain_compare.bench import apps
 from pooldrain_compare.bench.recorder import Bench, Point, rounds
 from pooldrain_compare.bench.timing import time_awaits, time_calls
-from pooldrain_compare.client import LoadClient, Mode, Outcome, constant
-from pooldrain_compare.processes import ServerProcess, free_port
+from pooldrain_compare.harness.load import LoadClient, Mode, Outcome, constant
+from pooldrain_compare.harness.processes import ServerProcess, free_port
 
 EMPTY = "a request through the gate, empty app"
 CALL = "a request through the gate, the app called alone"

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from pooldrain.errors import ConfigurationError
 from pooldrain_compare.bench.noise import NoiseMeter
 from pooldrain_compare.bench.results import Environment, Measurement, Results, SystemInfo, Unit
-from pooldrain_compare.database import Witness
+from pooldrain_compare.harness.witness import Witness
 
 _PACKAGES = (
     *("sqlalchemy", "psycopg", "psycopg-pool", "asyncpg"),

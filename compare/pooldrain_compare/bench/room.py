@@ -12,7 +12,7 @@ from psycopg import sql
 
 from pooldrain.runtime.database_url import DatabaseUrl
 from pooldrain.runtime.embedded import EmbeddedDatabase
-from pooldrain_compare.environment import database, libpq_url
+from pooldrain_compare.harness.environment import database, libpq_url
 
 MAX_CONNECTIONS = 500
 

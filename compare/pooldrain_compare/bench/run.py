@@ -13,8 +13,8 @@ from pooldrain_compare.bench.recorder import Bench
 from pooldrain_compare.bench.results import DEFAULT_DIRECTORY, QUICK_DIRECTORY, Results, save
 from pooldrain_compare.bench.room import roomy_database
 from pooldrain_compare.bench.summary import print_results
-from pooldrain_compare.environment import artefacts, witness
-from pooldrain_compare.narrator import Narrator, result_console
+from pooldrain_compare.harness.environment import artefacts, witness
+from pooldrain_compare.harness.narrator import Narrator, result_console
 
 
 class Measure(Protocol):

@@ -20,7 +20,7 @@ from pooldrain_async.runner import Runner
 from pooldrain_compare.bench.checkouts import async_engines
 from pooldrain_compare.bench.shells import SESSIONS, async_runner
 from pooldrain_compare.bench.watch import Stopped, Watch
-from pooldrain_compare.database import Witness
+from pooldrain_compare.harness.witness import Witness
 
 TIMEOUT = 60.0
 

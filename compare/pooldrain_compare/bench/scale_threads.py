@@ -18,7 +18,7 @@ from pooldrain.shutdown import Phase, Stop
 from pooldrain_compare.bench.checkouts import engines
 from pooldrain_compare.bench.shells import SESSIONS, sync_runner
 from pooldrain_compare.bench.watch import Stopped, Watch
-from pooldrain_compare.database import Witness
+from pooldrain_compare.harness.witness import Witness
 from pooldrain_sync.runner import Runner
 
 TIMEOUT = 60.0

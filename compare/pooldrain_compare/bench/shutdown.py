@@ -16,8 +16,8 @@ from functools import partial
 from pooldrain_compare.bench.contenders import CONTENDERS, PAIRED, PARTNERS, Contender, server_infos
 from pooldrain_compare.bench.recorder import Bench, Point, rounds
 from pooldrain_compare.bench.results import Results, Unit
-from pooldrain_compare.client import LoadClient, LoadResult, Mode, Outcome, constant
-from pooldrain_compare.processes import Ended, ServerProcess, ServerProcessError
+from pooldrain_compare.harness.load import LoadClient, LoadResult, Mode, Outcome, constant
+from pooldrain_compare.harness.processes import Ended, ServerProcess, ServerProcessError
 
 QUESTION = "What does a SIGTERM cost: requests, time, connections?"
 END_TIMEOUT = 60.0

@@ -21,8 +21,8 @@ from pooldrain_compare.bench.contenders import CONTENDERS, server_infos
 from pooldrain_compare.bench.recorder import Bench, Point, rounds
 from pooldrain_compare.bench.results import Results, Unit
 from pooldrain_compare.bench.shutdown import ask
-from pooldrain_compare.client import Exchange, LoadClient, Mode, Outcome, Request, Workload, constant, order
-from pooldrain_compare.processes import ServerProcess
+from pooldrain_compare.harness.load import Exchange, LoadClient, Mode, Outcome, Request, Workload, constant, order
+from pooldrain_compare.harness.processes import ServerProcess
 
 QUESTION = "Which backend should I run: how fast is each, and how far?"
 SYSTEMS = (

@@ -22,8 +22,8 @@ with told_if_missing("chaos", "compare"):
     )
 
     from pooldrain_compare.chaos import campaign
-    from pooldrain_compare.environment import artefacts
-    from pooldrain_compare.narrator import result_console
+    from pooldrain_compare.harness.environment import artefacts
+    from pooldrain_compare.harness.narrator import result_console
 
 TRIALS = 100
 JOBS = 2

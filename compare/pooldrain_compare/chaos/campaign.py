@@ -18,9 +18,9 @@ from pooldrain.errors import describe_error
 from pooldrain_compare.chaos.judge import judge
 from pooldrain_compare.chaos.plan import FAULT_NAMES, Plan, draw
 from pooldrain_compare.chaos.trial import Evidence, run
-from pooldrain_compare.client import Outcome
-from pooldrain_compare.conductor import SERVERS
-from pooldrain_compare.private_server import PrivateServers
+from pooldrain_compare.harness.faults.private_server import PrivateServers
+from pooldrain_compare.harness.load import Outcome
+from pooldrain_compare.parity.conductor import SERVERS
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from pooldrain.runtime.watchdog import END_MARGIN
 from pooldrain.status import POOL_CLOSED, POOL_EXHAUSTED, REFUSED
 from pooldrain_compare.chaos.trial import Evidence
 from pooldrain_compare.checker import check
-from pooldrain_compare.client import Exchange, Outcome, order, problem_detail
+from pooldrain_compare.harness.load import Exchange, Outcome, order, problem_detail
 
 MARGIN = END_MARGIN
 START = 4.0  # seconds until a process that starts on a busy machine hears of an early signal

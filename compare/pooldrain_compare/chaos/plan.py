@@ -9,9 +9,9 @@ from typing import Any
 
 from pooldrain.policy import ShutdownPolicy
 from pooldrain_compare.chaos.rude import MANNERS
-from pooldrain_compare.client import Request, order
-from pooldrain_compare.conductor import SERVERS
-from pooldrain_compare.faults import FAULTS
+from pooldrain_compare.harness.faults.catalogue import FAULTS
+from pooldrain_compare.harness.load import Request, order
+from pooldrain_compare.parity.conductor import SERVERS
 
 NO_FAULT = "none"
 FAULT_NAMES = (NO_FAULT, *(fault.name for fault in FAULTS))

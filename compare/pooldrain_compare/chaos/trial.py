@@ -20,11 +20,11 @@ from pooldrain.errors import describe_error
 from pooldrain_compare.chaos.plan import Plan, workload
 from pooldrain_compare.chaos.rude import RudeClients
 from pooldrain_compare.checker import read_transcript
-from pooldrain_compare.client import LoadClient, LoadResult
-from pooldrain_compare.conductor import SERVERS, workers
-from pooldrain_compare.faults import BY_NAME, Place
-from pooldrain_compare.private_server import PrivateServer
-from pooldrain_compare.processes import START_TIMEOUT, Ended, ServerProcess, ServerProcessError, send
+from pooldrain_compare.harness.faults.catalogue import BY_NAME, Place
+from pooldrain_compare.harness.faults.private_server import PrivateServer
+from pooldrain_compare.harness.load import LoadClient, LoadResult
+from pooldrain_compare.harness.processes import START_TIMEOUT, Ended, ServerProcess, ServerProcessError, send
+from pooldrain_compare.parity.conductor import SERVERS, workers
 
 SESSIONS_TIMEOUT = 5.0  # after the end of the service, or of the fault, if that comes later
 END_MARGIN = 8.0  # beyond the grace period: then it is killed, and the trial has failed

@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--regressions",
         type=Path,
-        default=Path("tests/parity/regressions"),
+        default=Path("tests/compare/fuzz/regressions"),
         metavar="DIR",
         help="where a scenario that diverges is kept (%(default)s)",
     )

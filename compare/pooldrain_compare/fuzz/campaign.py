@@ -18,7 +18,7 @@ from pooldrain_compare.fuzz.scenario import Scenario
 from pooldrain_compare.fuzz.strategies import scenarios
 from pooldrain_compare.fuzz.trial import differences
 
-REGRESSIONS = Path("tests/parity/regressions")
+REGRESSIONS = Path("tests/compare/fuzz/regressions")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, Protocol
 
-from pooldrain.normal_form import as_lines, normal_form
 from pooldrain.shutdown import Phase, ShutdownReport
 from pooldrain.tracker import TrackedPool
 from pooldrain_compare.checker import check
@@ -22,6 +21,7 @@ from pooldrain_compare.fuzz.loop import LoopStage
 from pooldrain_compare.fuzz.scenario import Action, Scenario
 from pooldrain_compare.fuzz.threads import ThreadStage
 from pooldrain_compare.fuzz.world import Received, World
+from pooldrain_compare.normal_form import as_lines, normal_form
 
 SIGNAL = "SIGTERM"  # the one that comes when the script has none
 

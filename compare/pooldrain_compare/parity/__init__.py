@@ -1,0 +1,1 @@
+"""`pooldrain-compare parity`: every scenario on every server, and what is not the same on all of them."""
