@@ -14,8 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pooldrain import demo, status
 from pooldrain.gate import route_label
-from pooldrain.runtime.database import add_wait_function
-from pooldrain.runtime.problems import explain_error
+from pooldrain.sqla.database import add_wait_function
+from pooldrain.sqla.errors import explain_error
 from pooldrain.status import Answer
 from pooldrain_async.middleware import send_answer
 from pooldrain_async.runner import Runner

@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
-    from pooldrain.runtime.signals import SignalWatch
+    from pooldrain.runtime.process.signals import SignalWatch
     from pooldrain.runtime.startup import Ground
     from pooldrain_async.servers.uvicorn import UvicornServer
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 def main() -> NoReturn:
     """Run the command and leave the process with its exit code."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # dies silently until the next lines have run
-    from pooldrain.runtime.missing import require_posix
+    from pooldrain.runtime.process.missing import require_posix
 
     require_posix("pooldrain-async")
-    from pooldrain.runtime.signals import SignalWatch
+    from pooldrain.runtime.process.signals import SignalWatch
 
     watch = SignalWatch()
     watch.install()
-    from pooldrain.runtime.exit import run_cli
+    from pooldrain.runtime.process.exit import run_cli
 
     run_cli("pooldrain-async", lambda: _run(watch))
 
 
 def _run(watch: SignalWatch) -> int:
-    from pooldrain.runtime.settings import load_settings
+    from pooldrain.runtime.options.settings import load_settings
     from pooldrain.runtime.startup import prepare
 
     ground = prepare(load_settings("async", sys.argv[1:], os.environ), watch)
@@ -42,7 +42,7 @@ def _run(watch: SignalWatch) -> int:
 def _uvicorn(ground: Ground) -> int:
     import asyncio
 
-    from pooldrain.runtime.report import write_report
+    from pooldrain.runtime.output.report import write_report
     from pooldrain_async.servers.uvicorn import serve_to_end
 
     # Not asyncio.run: it would wait for tasks that swallow their cancellation.
@@ -54,9 +54,9 @@ def _uvicorn(ground: Ground) -> int:
 
 
 async def _open(ground: Ground) -> UvicornServer:
-    from pooldrain.runtime import forks
     from pooldrain.runtime.listener import bind_socket
-    from pooldrain.runtime.watchdog import Watchdog
+    from pooldrain.runtime.process import forks
+    from pooldrain.runtime.process.watchdog import Watchdog
     from pooldrain.transcript import Listening
     from pooldrain_async.servers.uvicorn import UvicornServer
     from pooldrain_async.service import build
@@ -73,7 +73,7 @@ async def _open(ground: Ground) -> UvicornServer:
 
 
 def _gunicorn(ground: Ground) -> int:
-    from pooldrain.runtime.master import run_master
+    from pooldrain.runtime.master.master import run_master
     from pooldrain_async.servers.gunicorn import DrainWorker
     from pooldrain_async.service import build
 

@@ -18,11 +18,8 @@ from sqlalchemy.exc import DBAPIError
 from pooldrain.errors import StartupError, describe_error
 from pooldrain.gate import InFlightRequest
 from pooldrain.ledger import Checkout
+from pooldrain.lifecycle import Service
 from pooldrain.policy import LeakPolicy, PoolPolicy, ShutdownPolicy
-from pooldrain.runtime.database import cut_off, end_in_transit, startup_problem
-from pooldrain.runtime.database_url import DatabaseUrl
-from pooldrain.runtime.problems import is_temporary
-from pooldrain.service import Service
 from pooldrain.shutdown import (
     Announce,
     AnyStep,
@@ -40,6 +37,9 @@ from pooldrain.shutdown import (
     Tally,
     shutdown_sequence,
 )
+from pooldrain.sqla.database import cut_off, end_in_transit, startup_problem
+from pooldrain.sqla.database_url import DatabaseUrl
+from pooldrain.sqla.errors import is_temporary
 from pooldrain.transcript import StepFailed
 from pooldrain_async.bounded import run_all
 from pooldrain_async.pool import PoolManager

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp
 
-from pooldrain.runtime.application import call_factory, load_factory
-from pooldrain.runtime.database_url import DatabaseUrl
-from pooldrain.runtime.events import EventLog
-from pooldrain.runtime.settings import Settings
+from pooldrain.runtime.options.application import call_factory, load_factory
+from pooldrain.runtime.options.settings import Settings
+from pooldrain.runtime.output.events import EventLog
+from pooldrain.sqla.database_url import DatabaseUrl
 from pooldrain_async.app import create_app
 from pooldrain_async.middleware import GateMiddleware
 from pooldrain_async.pool import PoolManager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from pooldrain.runtime.missing import told_if_missing
+from pooldrain.runtime.process.missing import told_if_missing
 
 
 def main() -> NoReturn:

@@ -12,8 +12,8 @@ from werkzeug.exceptions import HTTPException
 
 from pooldrain import demo, status
 from pooldrain.gate import route_label
-from pooldrain.runtime.database import add_wait_function
-from pooldrain.runtime.problems import explain_error
+from pooldrain.sqla.database import add_wait_function
+from pooldrain.sqla.errors import explain_error
 from pooldrain.status import Answer
 from pooldrain_sync.middleware import close_connection
 from pooldrain_sync.runner import Runner

@@ -11,27 +11,27 @@ import sys
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
-    from pooldrain.runtime.signals import SignalWatch
+    from pooldrain.runtime.process.signals import SignalWatch
     from pooldrain.runtime.startup import Ground
 
 
 def main() -> NoReturn:
     """Run the command and leave the process with its exit code."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # dies silently until the next lines have run
-    from pooldrain.runtime.missing import require_posix
+    from pooldrain.runtime.process.missing import require_posix
 
     require_posix("pooldrain-sync")
-    from pooldrain.runtime.signals import SignalWatch
+    from pooldrain.runtime.process.signals import SignalWatch
 
     watch = SignalWatch()
     watch.install()
-    from pooldrain.runtime.exit import run_cli
+    from pooldrain.runtime.process.exit import run_cli
 
     run_cli("pooldrain-sync", lambda: _run(watch))
 
 
 def _run(watch: SignalWatch) -> int:
-    from pooldrain.runtime.settings import load_settings
+    from pooldrain.runtime.options.settings import load_settings
     from pooldrain.runtime.startup import prepare
 
     ground = prepare(load_settings("sync", sys.argv[1:], os.environ), watch)
@@ -39,10 +39,10 @@ def _run(watch: SignalWatch) -> int:
 
 
 def _waitress(ground: Ground) -> int:
-    from pooldrain.runtime import forks
     from pooldrain.runtime.listener import bind_socket
-    from pooldrain.runtime.report import write_report
-    from pooldrain.runtime.watchdog import Watchdog
+    from pooldrain.runtime.output.report import write_report
+    from pooldrain.runtime.process import forks
+    from pooldrain.runtime.process.watchdog import Watchdog
     from pooldrain.transcript import Listening
     from pooldrain_sync.servers.waitress import WaitressServer
     from pooldrain_sync.service import build
@@ -63,8 +63,8 @@ def _waitress(ground: Ground) -> int:
 
 
 def _gunicorn(ground: Ground) -> int:
-    from pooldrain.runtime.master import run_master
-    from pooldrain_sync.servers.gunicorn import DrainWorker
+    from pooldrain.runtime.master.master import run_master
+    from pooldrain_sync.servers.gunicorn.worker import DrainWorker
 
     return run_master(ground, DrainWorker, lambda: _build(ground))
 

@@ -14,16 +14,16 @@ from sqlalchemy import event, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from pooldrain.drivers import is_busy, shut_down_socket
 from pooldrain.errors import StartupError
 from pooldrain.gate import InFlightRequest
 from pooldrain.ledger import Checkout, CheckoutLedger
 from pooldrain.policy import LeakPolicy, PoolPolicy
-from pooldrain.pool import ClosableQueuePool
-from pooldrain.runtime import forks
-from pooldrain.runtime.database import connect_options, startup_problem
-from pooldrain.runtime.database_url import DatabaseUrl
-from pooldrain.tracker import (
+from pooldrain.runtime.process import forks
+from pooldrain.sqla.database import connect_options, startup_problem
+from pooldrain.sqla.database_url import DatabaseUrl
+from pooldrain.sqla.drivers import is_busy, shut_down_socket
+from pooldrain.sqla.pool import ClosableQueuePool
+from pooldrain.sqla.tracker import (
     EventSink,
     PoolTracker,
     TrackedPool,

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pooldrain.runtime.application import call_factory, load_factory
-from pooldrain.runtime.database_url import DatabaseUrl
-from pooldrain.runtime.events import EventLog
-from pooldrain.runtime.settings import Settings
+from pooldrain.runtime.options.application import call_factory, load_factory
+from pooldrain.runtime.options.settings import Settings
+from pooldrain.runtime.output.events import EventLog
+from pooldrain.sqla.database_url import DatabaseUrl
 from pooldrain_sync.app import create_app
 from pooldrain_sync.middleware import GateMiddleware
 from pooldrain_sync.pool import PoolManager

@@ -15,7 +15,7 @@ import psutil
 import psycopg
 import pytest
 
-from pooldrain.runtime.watchdog import END_MARGIN
+from pooldrain.runtime.process.watchdog import END_MARGIN
 from pooldrain_compare.harness.faults.catalogue import FAULTS, FROZEN, Fault, Place
 from pooldrain_compare.harness.faults.private_server import PrivateServer
 from pooldrain_compare.harness.servers import Backend

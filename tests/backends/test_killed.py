@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from pooldrain.runtime.database import CLIENT_CHECK
+from pooldrain.sqla.database import CLIENT_CHECK
 from pooldrain_compare.harness.servers import Backend
 from tests.conftest import Measured
 from tests.harness.postgres import Postgres

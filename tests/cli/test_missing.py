@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pooldrain.runtime.missing import explain_missing
+from pooldrain.runtime.process.missing import explain_missing
 
 # Runs a module as its command does, on a machine that lacks some packages, or is another kind of machine.
 PROGRAM = """

@@ -17,8 +17,8 @@ from typing import Any, TypeVar, cast
 import pytest
 from sqlalchemy.util import await_only, greenlet_spawn
 
-from pooldrain.pool import ClosableAsyncQueuePool, ClosablePool, ClosableQueuePool
-from pooldrain.queues import ClosableAsyncQueue
+from pooldrain.sqla.pool import ClosableAsyncQueuePool, ClosablePool, ClosableQueuePool
+from pooldrain.sqla.queues import ClosableAsyncQueue
 
 T = TypeVar("T")
 PATIENCE = 10.0  # seconds after which a test gives up; one that passes comes nowhere near it

@@ -26,7 +26,7 @@ from starlette.background import BackgroundTask
 import pooldrain_async.runner
 import pooldrain_sync.runner
 from pooldrain import LeakPolicy, PoolPolicy
-from pooldrain.runtime.database_url import DatabaseUrl
+from pooldrain.sqla.database_url import DatabaseUrl
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pooldrain.runtime.watchdog import END_MARGIN
+from pooldrain.runtime.process.watchdog import END_MARGIN
 from pooldrain_compare.harness.load import LoadClient, Mode, Outcome, constant
 from pooldrain_compare.harness.servers import GUNICORN, UVICORN, WAITRESS, Backend
 from pooldrain_compare.parity.app.routes import BIG

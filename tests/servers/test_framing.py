@@ -14,8 +14,8 @@ import pytest
 
 from pooldrain.runtime.listener import KEEP_ALIVE
 from pooldrain_compare.harness.servers import GUNICORN, WAITRESS, Backend
-from pooldrain_sync.servers.gunicorn import DrainConnection, DrainWorker
-from pooldrain_sync.servers.gunicorn_client import DISCARDED, ClientSocket, Interruption
+from pooldrain_sync.servers.gunicorn.response import DISCARDED, ClientSocket, Interruption
+from pooldrain_sync.servers.gunicorn.worker import DrainConnection, DrainWorker
 from pooldrain_sync.servers.waitress import DrainServer
 from tests.harness.http import request
 from tests.harness.service import SERVERS, Launcher, Service

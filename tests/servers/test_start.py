@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pooldrain.runtime.watchdog import END_MARGIN
+from pooldrain.runtime.process.watchdog import END_MARGIN
 from pooldrain_compare.harness.servers import GUNICORN
 from tests.harness.postgres import Postgres
 from tests.harness.service import EVERY_WAY, GUNICORN_2, UVICORN_2, Launcher, Service
@@ -70,8 +70,8 @@ def create_async(runner):
 
 # What comes right after the handlers stand; what reads the options; before the listener is bound; before a worker is.
 POINTS = (
-    "import pooldrain.runtime.exit",
-    "import pooldrain.runtime.settings",
+    "import pooldrain.runtime.process.exit",
+    "import pooldrain.runtime.options.settings",
     "import pooldrain.runtime.startup",
     "socket.bind",
     "os.fork",

@@ -23,11 +23,15 @@ import pytest
 PATCHED = {
     "gunicorn": (
         "27.0.1",
-        ["pooldrain.runtime.master", "pooldrain_sync.servers.gunicorn", "pooldrain_sync.servers.gunicorn_client"],
+        [
+            "pooldrain.runtime.master.master",
+            "pooldrain_sync.servers.gunicorn.worker",
+            "pooldrain_sync.servers.gunicorn.response",
+        ],
     ),
     "waitress": ("3.0.2", ["pooldrain_sync.servers.waitress"]),
     "uvicorn": ("0.54.0", ["pooldrain_async.servers.uvicorn", "pooldrain_async.servers.gunicorn"]),
-    "sqlalchemy": ("2.1", ["pooldrain.pool", "pooldrain.queues"]),
+    "sqlalchemy": ("2.1", ["pooldrain.sqla.pool", "pooldrain.sqla.queues"]),
 }
 
 # What our classes override of these packages' classes, with the parameters that it has there: computed from the

@@ -18,8 +18,8 @@ import psycopg
 import pytest
 
 from pooldrain.runtime.listener import IDLE_LIMIT
-from pooldrain.runtime.master import forgotten
-from pooldrain.runtime.worker import SUCCESSOR_LIMIT
+from pooldrain.runtime.master.master import forgotten
+from pooldrain.runtime.master.worker import SUCCESSOR_LIMIT
 from pooldrain_compare.harness.load import LoadClient, LoadResult, Mode, Outcome, mixed
 from pooldrain_compare.harness.servers import GUNICORN, UVICORN, WAITRESS, Backend
 from pooldrain_compare.parity.app.routes import WORKER_PATH, WORKER_QUERY

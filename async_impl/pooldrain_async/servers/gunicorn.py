@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, cast
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from pooldrain.runtime.exit import fast_exit, told_in_one_line
 from pooldrain.runtime.listener import BROKEN_PAUSE, IDLE_LIMIT
-from pooldrain.runtime.worker import ManagedWorker
+from pooldrain.runtime.master.worker import ManagedWorker
+from pooldrain.runtime.process.exit import fast_exit, told_in_one_line
 from pooldrain.shutdown import ShutdownReport
 from pooldrain.transcript import Listening
 from pooldrain_async.runner import Runner

@@ -44,8 +44,8 @@ from pooldrain.runtime.listener import (
     has_arrived,
     refuse_queued,
 )
-from pooldrain.runtime.signals import SignalWatch
-from pooldrain.runtime.watchdog import Watchdog
+from pooldrain.runtime.process.signals import SignalWatch
+from pooldrain.runtime.process.watchdog import Watchdog
 from pooldrain.shutdown import ExitCode, ShutdownReport, Stop
 from pooldrain.status import INTERNAL_ERROR, REFUSED, invalid_request
 from pooldrain.transcript import Listening

@@ -25,7 +25,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool, Pool, QueuePool
 from sqlalchemy.util import greenlet_spawn
 
 from pooldrain.policy import PoolPolicy
-from pooldrain.runtime.database_url import DatabaseUrl
+from pooldrain.sqla.database_url import DatabaseUrl
 from pooldrain_compare.bench.recorder import Bench, Point, rounds
 from pooldrain_compare.bench.shells import async_runner, sync_runner
 from pooldrain_compare.bench.timing import at_await_depth, at_depth, no_collection, time_awaits, time_calls

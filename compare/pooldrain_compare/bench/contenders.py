@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pooldrain.runtime.database_url import DatabaseUrl
+from pooldrain.sqla.database_url import DatabaseUrl
 from pooldrain_compare import baselines
 from pooldrain_compare.baselines import BASELINES, THREADS, Baseline
 from pooldrain_compare.bench.results import POOLS, SERVERS, Colour, SystemInfo

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from wsgiref.util import setup_testing_defaults
 
-from pooldrain.runtime.database_url import DatabaseUrl
+from pooldrain.sqla.database_url import DatabaseUrl
 from pooldrain_compare.baselines import fastapi_app, flask_app
 from pooldrain_compare.bench import apps
 from pooldrain_compare.bench.recorder import Bench, Point, rounds

@@ -10,8 +10,8 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from pooldrain.runtime.database_url import DatabaseUrl
 from pooldrain.runtime.embedded import EmbeddedDatabase
+from pooldrain.sqla.database_url import DatabaseUrl
 from pooldrain_compare.harness.environment import database, libpq_url
 
 MAX_CONNECTIONS = 500

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from pooldrain import status
+from pooldrain.lifecycle import Service
 from pooldrain.policy import LeakPolicy
-from pooldrain.service import Service
+from pooldrain.sqla.tracker import TrackedPool
 from pooldrain.stacks import StackWalker
-from pooldrain.tracker import TrackedPool
 from pooldrain_compare.bench import scale_asyncio, scale_threads
 from pooldrain_compare.bench.contenders import pool_infos
 from pooldrain_compare.bench.recorder import Bench, Point, rounds

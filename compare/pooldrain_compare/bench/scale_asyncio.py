@@ -14,8 +14,8 @@ from sqlalchemy.exc import DBAPIError
 
 from pooldrain.gate import CURRENT_REQUEST, InFlightRequest
 from pooldrain.policy import PoolPolicy, ShutdownPolicy
-from pooldrain.runtime.database_url import DatabaseUrl
 from pooldrain.shutdown import Phase, Stop
+from pooldrain.sqla.database_url import DatabaseUrl
 from pooldrain_async.runner import Runner
 from pooldrain_compare.bench.checkouts import async_engines
 from pooldrain_compare.bench.shells import SESSIONS, async_runner

@@ -13,8 +13,8 @@ from sqlalchemy.exc import DBAPIError
 
 from pooldrain.gate import CURRENT_REQUEST, InFlightRequest
 from pooldrain.policy import PoolPolicy, ShutdownPolicy
-from pooldrain.runtime.database_url import DatabaseUrl
 from pooldrain.shutdown import Phase, Stop
+from pooldrain.sqla.database_url import DatabaseUrl
 from pooldrain_compare.bench.checkouts import engines
 from pooldrain_compare.bench.shells import SESSIONS, sync_runner
 from pooldrain_compare.bench.watch import Stopped, Watch

@@ -10,7 +10,7 @@ import pooldrain_async.runner
 import pooldrain_sync.pool
 import pooldrain_sync.runner
 from pooldrain.policy import LeakPolicy, PoolPolicy, ShutdownPolicy
-from pooldrain.runtime.database_url import DatabaseUrl
+from pooldrain.sqla.database_url import DatabaseUrl
 from pooldrain.transcript import Event
 
 SERVICE = "bench"

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pooldrain.runtime.missing import told_if_missing
+from pooldrain.runtime.process.missing import told_if_missing
 
 with told_if_missing("chaos", "compare"):
     from rich.progress import (

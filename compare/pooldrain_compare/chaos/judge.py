@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from pooldrain.demo import Order, parse_order
-from pooldrain.runtime.watchdog import END_MARGIN
+from pooldrain.runtime.process.watchdog import END_MARGIN
 from pooldrain.status import POOL_CLOSED, POOL_EXHAUSTED, REFUSED
 from pooldrain_compare.chaos.trial import Evidence
 from pooldrain_compare.checker import check

@@ -18,9 +18,9 @@ from starlette.types import Message, Receive, Scope, Send
 
 from pooldrain.errors import describe_error
 from pooldrain.ledger import hold_as
-from pooldrain.runtime.problems import explain_error
 from pooldrain.shutdown import ShutdownReport, Stop
-from pooldrain.tracker import TrackedPool
+from pooldrain.sqla.errors import explain_error
+from pooldrain.sqla.tracker import TrackedPool
 from pooldrain_async.middleware import GateMiddleware, send_answer
 from pooldrain_async.pool import PoolManager
 from pooldrain_async.runner import Runner

@@ -20,9 +20,9 @@ import pooldrain_sync.runner
 from pooldrain.errors import describe_error
 from pooldrain.gate import CLOSE_CONNECTION
 from pooldrain.ledger import hold_as
-from pooldrain.runtime.problems import explain_error
 from pooldrain.shutdown import ShutdownReport, Stop
-from pooldrain.tracker import TrackedPool
+from pooldrain.sqla.errors import explain_error
+from pooldrain.sqla.tracker import TrackedPool
 from pooldrain_compare.fuzz.database import Session, lost, serve_threads
 from pooldrain_compare.fuzz.scenario import Scenario
 from pooldrain_compare.fuzz.turns import Modules, Thread, Turns, replaced

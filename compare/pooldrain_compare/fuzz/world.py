@@ -9,10 +9,10 @@ from typing import Any
 from sqlalchemy import text
 
 from pooldrain import status
-from pooldrain.runtime.database_url import DatabaseUrl
-from pooldrain.service import Service
+from pooldrain.lifecycle import Service
+from pooldrain.sqla.database_url import DatabaseUrl
+from pooldrain.sqla.tracker import EventSink, TrackedPool
 from pooldrain.status import Answer
-from pooldrain.tracker import EventSink, TrackedPool
 from pooldrain.transcript import Event
 from pooldrain_compare.fuzz import database
 from pooldrain_compare.fuzz.database import Database, Wait

@@ -13,8 +13,8 @@ from pathlib import Path
 import psycopg
 
 from pooldrain.errors import ConfigurationError, StartupError
-from pooldrain.runtime.database_url import DatabaseUrl
 from pooldrain.runtime.embedded import EmbeddedDatabase
+from pooldrain.sqla.database_url import DatabaseUrl
 from pooldrain_compare.harness.witness import Witness
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pooldrain.runtime.database_url import DatabaseUrl
 from pooldrain.runtime.embedded import EmbeddedDatabase
-from pooldrain.runtime.logging import configure_logging
-from pooldrain.runtime.settings import Settings
-from pooldrain.runtime.signals import SignalWatch
+from pooldrain.runtime.options.settings import Settings
+from pooldrain.runtime.output.logging import configure_logging
+from pooldrain.runtime.process.signals import SignalWatch
+from pooldrain.sqla.database_url import DatabaseUrl
 
 
 @dataclass(frozen=True, slots=True)

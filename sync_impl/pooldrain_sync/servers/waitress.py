@@ -53,8 +53,8 @@ from pooldrain.runtime.listener import (
     has_arrived,
     refuse_queued,
 )
-from pooldrain.runtime.signals import SignalWatch
-from pooldrain.runtime.watchdog import Watchdog
+from pooldrain.runtime.process.signals import SignalWatch
+from pooldrain.runtime.process.watchdog import Watchdog
 from pooldrain.shutdown import ExitCode, ShutdownReport, Stop
 from pooldrain.status import CUT, INTERNAL_ERROR, REFUSED, Answer, invalid_request
 from pooldrain.transcript import Listening

@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from pooldrain.drivers import shut_down_socket
+from pooldrain.sqla.drivers import shut_down_socket
 from pooldrain_compare.harness.faults.proxy import Proxy
 from tests.harness.postgres import Postgres
 from tests.harness.waiting import BOUND, eventually

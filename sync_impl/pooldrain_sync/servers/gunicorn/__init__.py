@@ -1,0 +1,1 @@
+"""gunicorn with its threaded worker, and with a drain."""
