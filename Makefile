@@ -31,10 +31,10 @@ parity: setup  ## play every scenario on every server, and compare them
 	@$(BIN)/pooldrain-compare parity
 
 parity-fuzz: setup  ## draw scenarios for both shells, and compare them: TRIALS=2000 SEED=1
-	@$(BIN)/python -m pooldrain_compare.fuzz $(if $(TRIALS),--trials $(TRIALS)) $(if $(SEED),--seed $(SEED))
+	@$(BIN)/pooldrain-compare fuzz $(if $(TRIALS),--trials $(TRIALS)) $(if $(SEED),--seed $(SEED))
 
 chaos: setup  ## hurt services at random, and check what has to hold: TRIALS=500 SEED=1
-	@$(BIN)/python -m pooldrain_compare.chaos $(if $(TRIALS),--trials $(TRIALS)) $(if $(SEED),--seed $(SEED))
+	@$(BIN)/pooldrain-compare chaos $(if $(TRIALS),--trials $(TRIALS)) $(if $(SEED),--seed $(SEED))
 
 bench: setup  ## measure everything and write the reports; nothing else should run meanwhile
 	@$(BIN)/pooldrain-compare bench

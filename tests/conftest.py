@@ -12,10 +12,10 @@ from typing import Protocol
 import pytest
 
 from pooldrain.runtime.embedded import EmbeddedDatabase
-from pooldrain_compare.harness.servers import Backend
+from pooldrain_compare.harness.servers import SERVERS, Backend
 from tests.harness.in_flight import InFlight
 from tests.harness.postgres import Postgres
-from tests.harness.service import SERVERS, Launcher, Service
+from tests.harness.service import Launcher, Service
 
 Measured = Callable[[str, float], None]  # what was measured, in seconds
 

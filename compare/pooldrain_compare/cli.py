@@ -1,4 +1,4 @@
-"""`pooldrain-compare`: the demo, the parity suite and the benchmarks."""
+"""`pooldrain-compare`: the commands demo, parity, fuzz, chaos, bench and report."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ from pooldrain import __version__
 from pooldrain.errors import ConfigurationError, StartupError
 from pooldrain.printable import printable
 from pooldrain_compare.bench.results import BENCHMARKS, DEFAULT_DIRECTORY, QUICK_DIRECTORY
+from pooldrain_compare.chaos import command as chaos
 from pooldrain_compare.demo.observe import CLIENTS, SECONDS
+from pooldrain_compare.fuzz import command as fuzz
+from pooldrain_compare.harness.arguments import Parser, at_least, seconds
 from pooldrain_compare.harness.processes import ServerProcessError
-from pooldrain_compare.harness.servers import BACKENDS
+from pooldrain_compare.harness.servers import SERVERS
 
 PROGRAM = "pooldrain-compare"
 
@@ -48,7 +51,7 @@ def run(argv: Sequence[str]) -> int:
 
 def _run(argv: Sequence[str]) -> int:
     options = _parser().parse_args(argv)
-    return {"demo": _demo, "parity": _parity, "bench": _bench, "report": _report}[options.command](options)
+    return _COMMANDS[options.command](options)
 
 
 # Imported when needed: the extra may not be installed, which is to be told in one line.
@@ -59,7 +62,7 @@ def _demo(options: argparse.Namespace) -> int:
 
     return run_demo(
         DemoOptions(
-            servers=(options.server,) if options.server else tuple(BACKENDS),
+            servers=(options.server,) if options.server else tuple(server.name for server in SERVERS),
             clients=options.clients,
             seconds=options.seconds,
             database_url=options.database_url,
@@ -110,23 +113,26 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigurationError(f"{message}; see {self.prog} --help")
+_COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "demo": _demo,
+    "parity": _parity,
+    "fuzz": fuzz.run,
+    "chaos": chaos.run,
+    "bench": _bench,
+    "report": _report,
+}
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog=PROGRAM,
         description="Run the backends as real processes under real load, side by side.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
 
-    shared = _Parser(add_help=False)
+    shared = Parser(add_help=False)
     shared.add_argument("--database-url", metavar="URL", help="a PostgreSQL (default: an embedded one)")
 
     demo = commands.add_parser(
@@ -139,16 +145,20 @@ def _parser() -> argparse.ArgumentParser:
         "left over, or different between the servers.",
     )
     demo.add_argument(
-        "--clients", type=_at_least(2), default=CLIENTS, metavar="N", help="concurrent clients (%(default)s)"
+        "--clients", type=at_least(2), default=CLIENTS, metavar="N", help="concurrent clients (%(default)s)"
     )
     demo.add_argument(
         "--seconds",
-        type=_seconds,
+        type=seconds,
         default=SECONDS,
         metavar="S",
         help="load before SIGTERM, for each server (%(default)g)",
     )
-    demo.add_argument("--server", choices=tuple(BACKENDS), help="only this one (default: all, one after the other)")
+    demo.add_argument(
+        "--server",
+        choices=tuple(server.name for server in SERVERS),
+        help="only this one (default: all, one after the other)",
+    )
     demo.add_argument("--keep", type=Path, metavar="DIR", help="keep logs, reports and transcripts there")
 
     parity = commands.add_parser(
@@ -174,7 +184,25 @@ def _parser() -> argparse.ArgumentParser:
     parity.add_argument("--database", choices=("postgresql", "sqlite"), help="only on this one (default: both)")
     parity.add_argument("--list", action="store_true", help="show the catalogue and run nothing")
     parity.add_argument("--keep", type=Path, metavar="DIR", help="keep logs, reports, transcripts and facts there")
-    parity.add_argument("--repeat", type=_at_least(1), default=1, metavar="N", help="so many rounds (%(default)s)")
+    parity.add_argument("--repeat", type=at_least(1), default=1, metavar="N", help="so many rounds (%(default)s)")
+
+    fuzz.add_arguments(
+        commands.add_parser(
+            "fuzz",
+            allow_abbrev=False,
+            help="scenarios at random, both shells in this process: does anything differ?",
+            description="Draw scenarios, run both shells on each in this process, and compare all that can be seen.",
+        )
+    )
+    chaos.add_arguments(
+        commands.add_parser(
+            "chaos",
+            allow_abbrev=False,
+            help="services, load and faults at random: does everything hold that must?",
+            description="Draw services, workloads, faults of the database and signals, run them, and check what must "
+            "hold.",
+        )
+    )
 
     bench = commands.add_parser(
         "bench",
@@ -189,7 +217,7 @@ def _parser() -> argparse.ArgumentParser:
         "benchmark", nargs="?", choices=BENCHMARKS, metavar="NAME", help=f"only this one: {', '.join(BENCHMARKS)}"
     )
     bench.add_argument(
-        "--runs", type=_at_least(1), metavar="N", help="rounds of each benchmark (default: its own number)"
+        "--runs", type=at_least(1), metavar="N", help="rounds of each benchmark (default: its own number)"
     )
     bench.add_argument("--quick", action="store_true", help="a smoke run: short, and its numbers mean nothing")
     bench.add_argument(
@@ -207,29 +235,6 @@ def _parser() -> argparse.ArgumentParser:
         "Run it in the project's directory. The same data give the same files.",
     )
     return parser
-
-
-def _at_least(least: int) -> Callable[[str], int]:
-    def whole(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r}") from None
-        if number < least:
-            raise argparse.ArgumentTypeError(f"must be {least} or more, not {number}")
-        return number
-
-    return whole
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a number of seconds, not {text!r}") from None
-    if not 0 < seconds <= 3600:
-        raise argparse.ArgumentTypeError(f"must be more than 0 and at most 3600 seconds, not {text}")
-    return seconds
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:

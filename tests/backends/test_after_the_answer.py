@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pooldrain_compare.harness.servers import UVICORN, Backend
+from pooldrain_compare.harness.servers import EVERY_WAY, SERVERS, UVICORN, Backend
 from tests.harness.postgres import Postgres
-from tests.harness.service import EVERY_WAY, SERVERS, Launcher, Service
+from tests.harness.service import Launcher, Service
 from tests.servers import faulty_app
 
 every_way = pytest.mark.parametrize("backend", EVERY_WAY, ids=lambda backend: backend.name)

@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from pooldrain_compare.harness.servers import Backend
+from pooldrain_compare.harness.servers import SERVERS, Backend
 from tests.conftest import PutInFlight
 from tests.harness.http import Answer, Headers
 from tests.harness.postgres import Postgres
-from tests.harness.service import SERVERS, Launcher, Service
+from tests.harness.service import Launcher, Service
 
 JSON = "application/json"
 PROBLEM = "application/problem+json"

@@ -9,10 +9,10 @@ import time
 import pytest
 
 from pooldrain.sqla.database import CLIENT_CHECK
-from pooldrain_compare.harness.servers import Backend
+from pooldrain_compare.harness.servers import EVERY_WAY, Backend
 from tests.conftest import Measured
 from tests.harness.postgres import Postgres
-from tests.harness.service import EVERY_WAY, Launcher
+from tests.harness.service import Launcher
 from tests.harness.waiting import BOUND
 
 every_way = pytest.mark.parametrize("backend", EVERY_WAY, ids=lambda backend: backend.name)

@@ -6,10 +6,10 @@ from collections import Counter
 
 import pytest
 
-from pooldrain_compare.harness.servers import Backend
+from pooldrain_compare.harness.servers import EVERY_WAY, GUNICORN_2, UVICORN_2, Backend
 from tests.conftest import PutInFlight
 from tests.harness.postgres import Postgres
-from tests.harness.service import EVERY_WAY, GUNICORN_2, UVICORN_2, Launcher, Record, workers
+from tests.harness.service import Launcher, Record
 
 every_way = pytest.mark.parametrize("backend", EVERY_WAY, ids=lambda backend: backend.name)
 
@@ -88,7 +88,7 @@ def test_report_transcript_log_and_exit_code_agree(
 
     report, reports = service.report, service.reports
     assert report["exit_code"] == code
-    assert len(reports) == workers(backend)
+    assert len(reports) == backend.workers
     by_pid: dict[int, list[Record]] = {}
     for event in service.transcript:
         by_pid.setdefault(event["pid"], []).append(event)

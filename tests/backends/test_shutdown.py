@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from pooldrain_compare.harness.servers import GUNICORN, WAITRESS, Backend
+from pooldrain_compare.harness.servers import EVERY_WAY, GUNICORN, WAITRESS, Backend
 from tests.conftest import Measured, PutInFlight
 from tests.harness.postgres import Postgres
-from tests.harness.service import EVERY_WAY, Launcher, workers
+from tests.harness.service import Launcher
 from tests.harness.waiting import eventually
 
 every_way = pytest.mark.parametrize("backend", EVERY_WAY, ids=lambda backend: backend.name)
@@ -65,7 +65,7 @@ def test_in_the_announce_period_only_readyz_says_no(
     kept = service.connect()
     kept.get("/")
     service.send_signal()
-    service.await_event("signal", workers(backend))
+    service.await_event("signal", backend.workers)
     eventually(lambda: service.get("/readyz").status == 503, "/readyz says 503")
     assert service.get("/readyz").json == {"status": "not ready", "phase": "ANNOUNCING"}
     assert service.get("/livez").status == 200

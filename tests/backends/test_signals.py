@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from pooldrain_compare.harness.processes import ServerProcessError
-from pooldrain_compare.harness.servers import Backend
+from pooldrain_compare.harness.servers import EVERY_WAY, Backend
 from tests.conftest import PutInFlight
 from tests.harness.postgres import Postgres
-from tests.harness.service import EVERY_WAY, Launcher, Service
+from tests.harness.service import Launcher, Service
 from tests.harness.waiting import BOUND, eventually
 
 every_way = pytest.mark.parametrize("backend", EVERY_WAY, ids=lambda backend: backend.name)

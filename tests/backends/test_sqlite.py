@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pooldrain_compare.harness.servers import Backend
-from tests.harness.service import SERVERS, Launcher
+from pooldrain_compare.harness.servers import SERVERS, Backend
+from tests.harness.service import Launcher
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from pooldrain_compare.harness.processes import Ended, ServerProcess, free_port, python_module
-from pooldrain_compare.harness.servers import Backend
+from pooldrain_compare.harness.servers import SERVERS, Backend
 from tests.harness.http import Answer, get
 from tests.harness.postgres import Postgres
-from tests.harness.service import SERVERS, Launcher, Service
+from tests.harness.service import Launcher, Service
 from tests.harness.waiting import BOUND, eventually
 
 ROOT = """\

@@ -18,9 +18,8 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from pooldrain_compare.harness.processes import clean_environment
-from pooldrain_compare.harness.servers import Backend
+from pooldrain_compare.harness.servers import EVERY_WAY, SERVERS, Backend
 from tests.harness.postgres import Postgres
-from tests.harness.service import EVERY_WAY, SERVERS
 from tests.harness.waiting import BOUND
 
 SECRET = "geheim-3hX"  # never to be shown

@@ -77,19 +77,20 @@ def test_a_backend_without_its_extra_says_which(
         ("pooldrain_compare", "rich", ("parity", "--scenario", "sigint")),
         ("pooldrain_compare", "psutil", ("parity", "--scenario", "sigint")),
         ("pooldrain_compare", "jinja2", ("report",)),
+        ("pooldrain_compare", "rich", ("chaos",)),
         ("pooldrain_compare.chaos", "rich", ()),
         ("pooldrain_compare.fuzz", "rich", ()),
     ],
 )
 def test_the_suite_without_its_extra_says_which(module: str, lacking: str, options: tuple[str, ...]) -> None:
-    program = module.rpartition(".")[2].replace("_", "-")
+    program = module.partition(".")[0].replace("_", "-")
     line = f"{program}: {lacking} is not installed; pip install 'pooldrain[compare]'\n"
     assert run(module, *options, lacking=lacking) == (1, line)
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_on_windows_it_names_what_it_needs(module: str) -> None:
-    program = module.rpartition(".")[2].replace("_", "-")
+    program = module.partition(".")[0].replace("_", "-")
     told = run(module, "--help", platform="win32")
     assert told == (1, f"{program}: needs a POSIX system; on Windows run it in WSL\n")
 

@@ -17,8 +17,8 @@ from pooldrain_compare import checker
 from pooldrain_compare.checker import RULES, VOCABULARY, Violation, check
 from pooldrain_compare.fuzz.scenario import Action, Scenario
 from pooldrain_compare.fuzz.trial import STAGES, play
-from pooldrain_compare.harness.servers import Backend
-from tests.harness.service import EVERY_WAY, Launcher
+from pooldrain_compare.harness.servers import EVERY_WAY, Backend
+from tests.harness.service import Launcher
 from tests.harness.waiting import eventually
 
 Events = list[dict[str, Any]]

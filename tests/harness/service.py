@@ -8,28 +8,16 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pooldrain_compare.harness.processes import Ended, ServerProcess, ServerProcessError, send
-from pooldrain_compare.harness.servers import GUNICORN, UVICORN, WAITRESS, Backend
+from pooldrain_compare.harness.servers import Backend
 from tests.harness.http import Address, Answer, Connection, ask
 from tests.harness.waiting import BOUND, eventually
 
-_TWO_WORKERS = ("--workers", "2")
-GUNICORN_2 = replace(GUNICORN, name="gunicorn-2-workers", options=(*GUNICORN.options, *_TWO_WORKERS))
-UVICORN_2 = replace(UVICORN, name="uvicorn-2-workers", options=_TWO_WORKERS)
-
-SERVERS = (GUNICORN, WAITRESS, UVICORN)
-EVERY_WAY = (*SERVERS, GUNICORN_2, UVICORN_2)
-
 Record = dict[str, Any]
-
-
-def workers(backend: Backend) -> int:
-    """How many processes serve."""
-    return 2 if "--workers" in backend.options else 1
 
 
 @dataclass(slots=True)
@@ -105,7 +93,7 @@ class Service:
 
     def await_drain(self) -> None:
         """Wait until every worker refuses new requests."""
-        self.await_event("drain_started", workers(self.backend))
+        self.await_event("drain_started", self.backend.workers)
 
     @property
     def pids(self) -> list[int]:
@@ -203,7 +191,7 @@ class Launcher:
     def enter(self, service: Service) -> None:
         """Start a prepared service."""
         self._stack.enter_context(service.process)
-        service.await_event("listening", workers(service.backend))
+        service.await_event("listening", service.backend.workers)
 
 
 def _begin(process: ServerProcess) -> None:

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from pooldrain_compare.harness.processes import send
-from pooldrain_compare.harness.servers import Backend
+from pooldrain_compare.harness.servers import EVERY_WAY, SERVERS, Backend
 from tests.harness.http import Address, ask
 from tests.harness.postgres import Postgres
-from tests.harness.service import EVERY_WAY, SERVERS, Launcher, Service, workers
+from tests.harness.service import Launcher, Service
 from tests.harness.waiting import BOUND, eventually
 
 every_way = pytest.mark.parametrize("backend", EVERY_WAY, ids=lambda backend: backend.name)
@@ -50,7 +50,7 @@ def listening(service: Service) -> Address:
         path = service.directory / f"{service.backend.name}.transcript.jsonl"
         events = service.transcript if path.exists() else []
         ports = [event["port"] for event in events if event["event"] == "listening"]
-        return ports if len(ports) >= workers(service.backend) else []
+        return ports if len(ports) >= service.backend.workers else []
 
     return "127.0.0.1", eventually(told, "it listens")[0]
 

@@ -12,13 +12,13 @@ import pytest
 
 from pooldrain.runtime.process.watchdog import END_MARGIN
 from pooldrain_compare.harness.load import LoadClient, Mode, Outcome, constant
-from pooldrain_compare.harness.servers import GUNICORN, UVICORN, WAITRESS, Backend
+from pooldrain_compare.harness.servers import EVERY_WAY, GUNICORN, SERVERS, UVICORN, UVICORN_2, WAITRESS, Backend
 from pooldrain_compare.parity.app.routes import BIG
 from pooldrain_compare.parity.conductor import app_module
 from tests.conftest import Measured, PutInFlight
 from tests.harness.http import Answer, Connection, request
 from tests.harness.postgres import Postgres
-from tests.harness.service import EVERY_WAY, SERVERS, UVICORN_2, Launcher, Service
+from tests.harness.service import Launcher, Service
 from tests.harness.waiting import eventually
 from tests.servers import stuck_app
 

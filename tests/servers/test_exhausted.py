@@ -8,11 +8,11 @@ import signal
 import pytest
 
 from pooldrain_compare.harness.processes import limit_descriptors
-from pooldrain_compare.harness.servers import GUNICORN, Backend
+from pooldrain_compare.harness.servers import EVERY_WAY, GUNICORN, Backend
 from tests.conftest import PutInFlight
 from tests.harness.http import Connection
 from tests.harness.postgres import Postgres
-from tests.harness.service import EVERY_WAY, Launcher, Service, workers
+from tests.harness.service import Launcher, Service
 from tests.servers import faulty_app
 
 every_way = pytest.mark.parametrize("backend", EVERY_WAY, ids=lambda backend: backend.name)
@@ -75,8 +75,8 @@ def test_a_loop_that_breaks_is_told_and_what_it_served_is_drained_and_disposed_o
     [told] = service.await_event("background_failed")
     assert (told["what"], told["error"]) == ("the server's loop", f"RuntimeError: {faulty_app.BROKEN}")
     assert [request.answer().status for request in requests] == [200] * len(requests)
-    if backend is GUNICORN or workers(backend) > 1:  # its master replaces it
-        service.await_event("listening", workers(backend) + 1)
+    if backend is GUNICORN or backend.workers > 1:  # its master replaces it
+        service.await_event("listening", backend.workers + 1)
         service.await_event("shutdown_complete")
         assert service.get("/ok").status == 200
         service.send_signal()

@@ -10,9 +10,9 @@ import pytest
 
 from pooldrain_compare.checker import check
 from pooldrain_compare.harness.load import LoadClient, constant
-from pooldrain_compare.harness.servers import GUNICORN, WAITRESS, Backend
+from pooldrain_compare.harness.servers import GUNICORN, GUNICORN_2, UVICORN_2, WAITRESS, Backend
 from tests.harness.postgres import Postgres
-from tests.harness.service import GUNICORN_2, UVICORN_2, Launcher, Service
+from tests.harness.service import Launcher, Service
 from tests.harness.waiting import eventually
 from tests.servers import forking_app
 

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from pooldrain.runtime.listener import KEEP_ALIVE
-from pooldrain_compare.harness.servers import GUNICORN, WAITRESS, Backend
+from pooldrain_compare.harness.servers import GUNICORN, SERVERS, WAITRESS, Backend
 from pooldrain_sync.servers.gunicorn.response import DISCARDED, ClientSocket, Interruption
 from pooldrain_sync.servers.gunicorn.worker import DrainConnection, DrainWorker
 from pooldrain_sync.servers.waitress import DrainServer
 from tests.harness.http import request
-from tests.harness.service import SERVERS, Launcher, Service
+from tests.harness.service import Launcher, Service
 from tests.harness.waiting import eventually
 from tests.servers import faulty_app
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from pooldrain_compare.harness.load import LoadClient, LoadResult, Mode, Outcome, mixed
-from pooldrain_compare.harness.servers import Backend
+from pooldrain_compare.harness.servers import EVERY_WAY, SERVERS, Backend
 from tests.conftest import Measured
 from tests.harness.postgres import Postgres
-from tests.harness.service import EVERY_WAY, SERVERS, Launcher, Service
+from tests.harness.service import Launcher, Service
 from tests.harness.waiting import eventually
 from tests.servers import garbage_app
 

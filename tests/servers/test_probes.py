@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from pooldrain_compare.harness.servers import GUNICORN, WAITRESS, Backend
+from pooldrain_compare.harness.servers import GUNICORN, SERVERS, WAITRESS, Backend
 from tests.conftest import PutInFlight
 from tests.harness.http import Connection
-from tests.harness.service import SERVERS, Launcher, Service
+from tests.harness.service import Launcher, Service
 from tests.servers import stuck_app
 
 all_servers = pytest.mark.parametrize("backend", SERVERS, ids=lambda backend: backend.name)

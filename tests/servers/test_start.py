@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from pooldrain.runtime.process.watchdog import END_MARGIN
-from pooldrain_compare.harness.servers import GUNICORN
+from pooldrain_compare.harness.servers import EVERY_WAY, GUNICORN, GUNICORN_2, UVICORN_2
 from tests.harness.postgres import Postgres
-from tests.harness.service import EVERY_WAY, GUNICORN_2, UVICORN_2, Launcher, Service
+from tests.harness.service import Launcher, Service
 from tests.harness.waiting import eventually
 
 # Runs when Python starts: signals the process itself when it comes to a point, told by an audit event.

@@ -21,13 +21,13 @@ from pooldrain.runtime.listener import IDLE_LIMIT
 from pooldrain.runtime.master.master import forgotten
 from pooldrain.runtime.master.worker import SUCCESSOR_LIMIT
 from pooldrain_compare.harness.load import LoadClient, LoadResult, Mode, Outcome, mixed
-from pooldrain_compare.harness.servers import GUNICORN, UVICORN, WAITRESS, Backend
+from pooldrain_compare.harness.servers import GUNICORN, GUNICORN_2, UVICORN, UVICORN_2, WAITRESS, Backend
 from pooldrain_compare.parity.app.routes import WORKER_PATH, WORKER_QUERY
 from pooldrain_compare.parity.conductor import app_module
 from tests.conftest import Measured
 from tests.harness.http import Connection
 from tests.harness.postgres import Postgres
-from tests.harness.service import GUNICORN_2, UVICORN_2, Launcher, Record, Service, workers
+from tests.harness.service import Launcher, Record, Service
 from tests.harness.waiting import BOUND, eventually
 
 # With a master. One asyncio worker has one if it is to be replaced after some requests.
@@ -145,7 +145,7 @@ def test_a_worker_that_is_told_to_end_serves_its_clients_while_others_take_new_o
     before = service.pids
     worker = before[0]
     kept, idle, half, busy, silent = (connect_to(service, worker) for _ in range(5))
-    silent_and_new = service.connect() if workers(backend) == 1 else silent
+    silent_and_new = service.connect() if backend.workers == 1 else silent
     held.put(busy, worker)
     half.send(b"GET /db-test HTTP/1.1\r\nHost: loc")
 
@@ -409,7 +409,7 @@ def test_workers_whose_master_was_killed_drain_and_end(
     busy = connect_to(service, service.pids[0])
     held.put(busy, service.pids[0])
     service.send_signal(signal.SIGKILL)
-    service.await_event("drain_started", workers(backend))
+    service.await_event("drain_started", backend.workers)
     held.release()
     answer = busy.answer()
     assert (answer.status, answer.closes) == (201, True)

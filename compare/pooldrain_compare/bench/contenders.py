@@ -9,8 +9,9 @@ from pooldrain.sqla.database_url import DatabaseUrl
 from pooldrain_compare import baselines
 from pooldrain_compare.baselines import BASELINES, THREADS, Baseline
 from pooldrain_compare.bench.results import POOLS, SERVERS, Colour, SystemInfo
+from pooldrain_compare.harness import servers
 from pooldrain_compare.harness.processes import ServerProcess, free_port
-from pooldrain_compare.harness.servers import BACKENDS, Backend
+from pooldrain_compare.harness.servers import UVICORN, Backend
 
 _BENCH = "pooldrain_compare.bench"
 
@@ -98,12 +99,12 @@ def _place(name: str) -> tuple[bool, str]:
 
 
 _OURS: dict[str, Contender] = {
-    f"pooldrain-{name}": Ours(
+    f"pooldrain-{backend.name}": Ours(
         backend,
-        "async" if name == "uvicorn" else "sync",
-        f"{_BENCH}.{'fastapi_service:fastapi_app' if name == 'uvicorn' else 'flask_service:flask_app'}",
+        "async" if backend is UVICORN else "sync",
+        f"{_BENCH}.{'fastapi_service:fastapi_app' if backend is UVICORN else 'flask_service:flask_app'}",
     )
-    for name, backend in BACKENDS.items()
+    for backend in servers.SERVERS
 }
 _THEIRS: dict[str, Contender] = {name: Theirs(baseline) for name, baseline in BASELINES.items()}
 CONTENDERS: dict[str, Contender] = {name: (_OURS | _THEIRS)[name] for name in SERVERS}

@@ -20,7 +20,7 @@ from pooldrain_compare.chaos.plan import FAULT_NAMES, Plan, draw
 from pooldrain_compare.chaos.trial import Evidence, run
 from pooldrain_compare.harness.faults.private_server import PrivateServers
 from pooldrain_compare.harness.load import Outcome
-from pooldrain_compare.parity.conductor import SERVERS
+from pooldrain_compare.harness.servers import BACKENDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +158,7 @@ def tell(console: Console, campaign: Campaign) -> None:
     """Counts by fault and server, the slowest exit, and the verdict."""
     table = Table(title=f"Chaos, seed {campaign.seed}: trials by fault and server", title_justify="left")
     table.add_column("fault")
-    for server in (*SERVERS, "all"):
+    for server in (*BACKENDS, "all"):
         table.add_column(server, justify="right", overflow="fold")
     for fault in FAULT_NAMES:
         table.add_row(fault, *_cells([v for v in campaign.verdicts if v.plan.fault == fault]))
@@ -191,7 +191,7 @@ def tell(console: Console, campaign: Campaign) -> None:
 
 
 def _cells(verdicts: list[Verdict]) -> list[str]:
-    cells = [[v for v in verdicts if v.plan.server == server] for server in SERVERS]
+    cells = [[v for v in verdicts if v.plan.server == server] for server in BACKENDS]
     return [_cell(each) for each in (*cells, verdicts)]
 
 

@@ -22,7 +22,8 @@ from pooldrain.runtime.process.watchdog import END_MARGIN
 from pooldrain.status import POOL_CLOSED, POOL_EXHAUSTED, REFUSED
 from pooldrain_compare.chaos.trial import Evidence
 from pooldrain_compare.checker import check
-from pooldrain_compare.harness.load import Exchange, Outcome, order, problem_detail
+from pooldrain_compare.harness.http import problem_detail
+from pooldrain_compare.harness.load import Exchange, Outcome, order
 
 MARGIN = END_MARGIN
 START = 4.0  # seconds until a process that starts on a busy machine hears of an early signal

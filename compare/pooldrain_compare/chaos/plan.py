@@ -11,7 +11,7 @@ from pooldrain.policy import ShutdownPolicy
 from pooldrain_compare.chaos.rude import MANNERS
 from pooldrain_compare.harness.faults.catalogue import FAULTS
 from pooldrain_compare.harness.load import Request, order
-from pooldrain_compare.parity.conductor import SERVERS
+from pooldrain_compare.harness.servers import BACKENDS
 
 NO_FAULT = "none"
 FAULT_NAMES = (NO_FAULT, *(fault.name for fault in FAULTS))
@@ -84,7 +84,7 @@ def draw(seed: int, number: int) -> Plan:
     return Plan(
         seed=seed,
         number=number,
-        server=dice.choice(tuple(SERVERS)),
+        server=dice.choice(tuple(BACKENDS)),
         early=early,
         settled=dice.random() < 0.8,
         options=(

@@ -24,7 +24,7 @@ from pooldrain_compare.harness.faults.catalogue import BY_NAME, Place
 from pooldrain_compare.harness.faults.private_server import PrivateServer
 from pooldrain_compare.harness.load import LoadClient, LoadResult
 from pooldrain_compare.harness.processes import START_TIMEOUT, Ended, ServerProcess, ServerProcessError, send
-from pooldrain_compare.parity.conductor import SERVERS, workers
+from pooldrain_compare.harness.servers import BACKENDS
 
 SESSIONS_TIMEOUT = 5.0  # after the end of the service, or of the fault, if that comes later
 END_MARGIN = 8.0  # beyond the grace period: then it is killed, and the trial has failed
@@ -60,7 +60,7 @@ def run(plan: Plan, server: PrivateServer, directory: Path) -> Evidence:
     """Run it; whatever goes wrong is in the evidence."""
     directory.mkdir(parents=True, exist_ok=True)
     evidence = Evidence(plan=plan, prefix=f"t{plan.number}-{uuid.uuid4().hex[:8]}")
-    backend = SERVERS[plan.server]
+    backend = BACKENDS[plan.server]
     with Place(server) as place:
         process = backend.process(place.url, directory, *plan.options, awaited=not plan.early)
         try:
@@ -110,7 +110,7 @@ def _play(plan: Plan, process: ServerProcess, place: Place, evidence: Evidence) 
 def _begin_load(plan: Plan, process: ServerProcess, evidence: Evidence, stack: contextlib.ExitStack) -> None:
     """Clients of all kinds; they leave, and what became of their requests is told, when the stack is closed."""
     if plan.settled:
-        _await_workers(process, workers(SERVERS[plan.server]))
+        _await_workers(process, BACKENDS[plan.server].workers)
     for target in plan.leaks:
         _ask(process.address, target)
     load = LoadClient(process.address, workload(plan, evidence.prefix), clients=plan.clients).start()

@@ -19,14 +19,14 @@ from pooldrain_compare.harness.environment import Artefacts, artefacts, database
 from pooldrain_compare.harness.load import Mode, Outcome
 from pooldrain_compare.harness.narrator import Narrator, result_console
 from pooldrain_compare.harness.processes import ServerProcessError
-from pooldrain_compare.harness.servers import BACKENDS
+from pooldrain_compare.harness.servers import BACKENDS, SERVERS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoOptions:
     """What the demo is asked to do. `seconds`: load before the signal, for each server."""
 
-    servers: tuple[str, ...] = tuple(BACKENDS)
+    servers: tuple[str, ...] = tuple(server.name for server in SERVERS)
     clients: int = observe.CLIENTS
     seconds: float = observe.SECONDS
     database_url: str | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 from dataclasses import dataclass
 
-from pooldrain_compare.harness.load import header_lines
+from pooldrain_compare.harness.http import header_lines
 
 LEAKS = 5
 

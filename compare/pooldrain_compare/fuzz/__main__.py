@@ -1,104 +1,11 @@
-"""`python -m pooldrain_compare.fuzz`: a campaign, or one scenario again."""
+"""`python -m pooldrain_compare.fuzz`, the same as `pooldrain-compare fuzz`."""
 
 from __future__ import annotations
 
-import argparse
-import random
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
-from pooldrain.runtime.process.missing import told_if_missing
-
-with told_if_missing("fuzz", "compare"):
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-TRIALS = 2000
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """0: no divergence; 1: one; 2: bad options; 130: interrupted."""
-    options = _parser().parse_args(argv)
-    try:
-        # Hypothesis is a development tool, which no extra brings.
-        from pooldrain_compare.fuzz import campaign
-    except ModuleNotFoundError as error:
-        sys.stderr.write(f"{error.name} is not installed; make setup\n")
-        return 1
-    console = Console(highlight=False, soft_wrap=True)
-    if options.replay is not None:
-        try:
-            scenario = campaign.load(options.replay)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            sys.stderr.write(f"{options.replay} is no scenario: {error}\n")
-            return 2
-        return _tell(console, campaign.try_out(scenario), "no divergence")
-
-    number = random.SystemRandom().randrange(1_000_000) if options.seed is None else options.seed
-    columns = (TextColumn("fuzzing, seed {task.fields[seed]}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True) as progress:
-        task = progress.add_task("", total=options.trials, seed=number)
-        done = 0
-
-        def told(so_far: int) -> None:
-            nonlocal done
-            done = so_far
-            progress.update(task, completed=so_far)
-
-        try:
-            result = campaign.run_campaign(options.trials, number, told=told)
-        except KeyboardInterrupt:
-            progress.stop()
-            console.print(f"interrupted: no divergence in {done} trials, seed {number}", markup=False)
-            return 130
-    if result.divergence is not None:
-        path = campaign.save(result.divergence, options.regressions)
-        console.print(f"{path}: replay it with --replay; it is a test from now on", markup=False)
-    return _tell(console, [] if result.divergence is None else result.divergence.differences, str(result))
-
-
-def _tell(console: Console, differences: Sequence[str], summary: str) -> int:
-    for difference in differences:
-        console.print(difference, markup=False)
-    if differences and summary.startswith("no "):
-        summary = f"differences: {len(differences)}"
-    console.print(summary, markup=False)
-    return 1 if differences else 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m pooldrain_compare.fuzz",
-        description="Draw scenarios, run both shells on each in this process, and compare all that can be seen.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--trials", type=_positive, default=TRIALS, metavar="N", help="how many (%(default)s)")
-    parser.add_argument("--seed", type=int, metavar="S", help="draw the same scenarios again (default: a new one)")
-    parser.add_argument("--replay", type=Path, metavar="FILE", help="run one scenario that was kept, and nothing else")
-    parser.add_argument(
-        "--regressions",
-        type=Path,
-        default=Path("tests/compare/fuzz/regressions"),
-        metavar="DIR",
-        help="where a scenario that diverges is kept (%(default)s)",
-    )
-    return parser
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return number
-
+from pooldrain_compare.__main__ import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.argv.insert(1, "fuzz")
+    main()

@@ -1,11 +1,14 @@
-"""The three servers under comparison, and how each is started."""
+"""The servers under comparison, the ways to run them, and how each is started."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pooldrain_compare.harness.processes import ServerProcess, python_module
+from pooldrain_compare.harness.processes import (
+    ServerProcess,
+    python_module,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +19,7 @@ class Backend:
     module: str
     service: str
     options: tuple[str, ...] = ()
+    workers: int = 1  # how many processes serve
 
     @property
     def sessions(self) -> str:
@@ -59,4 +63,13 @@ GUNICORN = Backend("gunicorn", "pooldrain_sync", "pooldrain-sync", ("--server", 
 WAITRESS = Backend("waitress", "pooldrain_sync", "pooldrain-sync", ("--server", "waitress"))
 UVICORN = Backend("uvicorn", "pooldrain_async", "pooldrain-async")
 
-BACKENDS = {backend.name: backend for backend in (GUNICORN, WAITRESS, UVICORN)}
+_TWO = ("--workers", "2")
+GUNICORN_2 = replace(GUNICORN, name="gunicorn-2-workers", options=(*GUNICORN.options, *_TWO), workers=2)
+UVICORN_2 = replace(UVICORN, name="uvicorn-2-workers", options=_TWO, workers=2)
+
+SERVERS = (GUNICORN, WAITRESS, UVICORN)
+EVERY_WAY = (*SERVERS, GUNICORN_2, UVICORN_2)
+BACKENDS = {backend.name: backend for backend in EVERY_WAY}
+
+# Every threaded server is compared with the asyncio one that has as many workers.
+COMPARED_WITH = {GUNICORN.name: UVICORN.name, WAITRESS.name: UVICORN.name, GUNICORN_2.name: UVICORN_2.name}

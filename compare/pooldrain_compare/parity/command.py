@@ -25,6 +25,7 @@ from pooldrain_compare.harness.environment import artefacts, database
 from pooldrain_compare.harness.faults.catalogue import Place
 from pooldrain_compare.harness.faults.private_server import PrivateServers
 from pooldrain_compare.harness.narrator import Narrator, result_console
+from pooldrain_compare.harness.servers import BACKENDS, COMPARED_WITH
 from pooldrain_compare.parity.bystander import (
     PostgresBystander,
     SqliteBystander,
@@ -32,14 +33,14 @@ from pooldrain_compare.parity.bystander import (
     make_databases,
 )
 from pooldrain_compare.parity.comparison import ACCEPTED, Accepted, Difference, differences, facts, failures
-from pooldrain_compare.parity.conductor import PARTNERS, SERVERS, Observation, play, workers
+from pooldrain_compare.parity.conductor import Observation, play
 from pooldrain_compare.parity.latches import Latches
 from pooldrain_compare.parity.scenarios import BY_NAME, POSTGRESQL, SCENARIOS, SQLITE, Scenario
 
 AT_A_TIME = 2  # services; more on two cores, and their durations would say little
 REPORT = Path("compare/reports/parity.md")
 DATABASES = (POSTGRESQL, SQLITE)
-SQLITE_SERVERS = tuple(name for name, server in SERVERS.items() if workers(server) == 1)
+SQLITE_SERVERS = tuple(name for name, server in BACKENDS.items() if server.workers == 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,8 +118,8 @@ class Verdict:
         name = self.case.name
         lines = [f"{name}, {server}: {each}" for server, found in self.failures.items() for each in found]
         for server, differing in self.differences.items():
-            pair = f"{server} and {PARTNERS[server]}"
-            wrong = (each.diff(server, PARTNERS[server]) for each in differing if each.accepted is None)
+            pair = f"{server} and {COMPARED_WITH[server]}"
+            wrong = (each.diff(server, COMPARED_WITH[server]) for each in differing if each.accepted is None)
             lines += [f"{name}, {pair} differ in the {diff}" for diff in wrong]
         return lines
 
@@ -126,9 +127,9 @@ class Verdict:
 def plan(options: ParityOptions) -> list[Case]:
     """The cases, in the order of the catalogue. A threaded server brings its asyncio partner along."""
     _known("scenario", options.scenarios, BY_NAME)
-    _known("server", options.servers, SERVERS)
-    wanted = set(options.servers) or set(SERVERS)
-    wanted |= {PARTNERS[name] for name in wanted if name in PARTNERS}
+    _known("server", options.servers, BACKENDS)
+    wanted = set(options.servers) or set(BACKENDS)
+    wanted |= {COMPARED_WITH[name] for name in wanted if name in COMPARED_WITH}
     cases = []
     for scenario in SCENARIOS:
         if options.scenarios and scenario.name not in options.scenarios:
@@ -138,9 +139,9 @@ def plan(options: ParityOptions) -> list[Case]:
                 continue
             servers = tuple(
                 server
-                for server, backend in SERVERS.items()
+                for server, backend in BACKENDS.items()
                 if server in wanted
-                and workers(backend) in scenario.workers
+                and backend.workers in scenario.workers
                 and (name == POSTGRESQL or server in SQLITE_SERVERS)
             )
             if servers:
@@ -163,7 +164,7 @@ def judge(case: Case, observations: dict[str, Observation], accepted: Sequence[A
     verdict = Verdict(case)
     for name, observation in observations.items():
         verdict.failures[name] = failures(observation)
-    for ours, theirs in PARTNERS.items():
+    for ours, theirs in COMPARED_WITH.items():
         if ours in observations and theirs in observations:
             found = differences(observations[ours], observations[theirs], accepted)
             verdict.differences[ours] = found
@@ -195,14 +196,14 @@ class Stage:
             if case.database == SQLITE:
                 file = directory / "database.sqlite"
                 bystander = SqliteBystander(file, latches)
-                return play(case.scenario, SERVERS[server], bystander, latches, directory, database=SQLITE, app=app)
+                return play(case.scenario, BACKENDS[server], bystander, latches, directory, database=SQLITE, app=app)
             if case.scenario.has_faults:
                 return self._run_with_faults(case, server, latches, directory, app)
             url = self._free.get()
             try:
                 with contextlib.closing(PostgresBystander(url)) as watching:
                     return play(
-                        case.scenario, SERVERS[server], watching, latches, directory, database=POSTGRESQL, app=app
+                        case.scenario, BACKENDS[server], watching, latches, directory, database=POSTGRESQL, app=app
                     )
             finally:
                 self._free.put(url)
@@ -217,7 +218,7 @@ class Stage:
         ):
             return play(
                 case.scenario,
-                SERVERS[server],
+                BACKENDS[server],
                 watching,
                 latches,
                 directory,
@@ -328,10 +329,10 @@ def print_verdicts(console: Console, rounds: Sequence[Sequence[Verdict]]) -> Non
     table = Table(title="Drain and dispose, scenario by scenario", title_justify="left")
     table.add_column("scenario")
     table.add_column("database")
-    for server in SERVERS:
+    for server in BACKENDS:
         table.add_column(server, overflow="fold")
     for verdict in worst:
-        cells = (verdict.cell(server) for server in SERVERS)
+        cells = (verdict.cell(server) for server in BACKENDS)
         style = None if verdict.good else "bold red"
         table.add_row(verdict.case.scenario.name, verdict.case.database, *cells, style=style)
     console.print(table)
@@ -367,7 +368,7 @@ def _entries(verdicts: Sequence[Verdict]) -> list[Accepted]:
 def list_scenarios(console: Console) -> None:
     """The catalogue: name, what it shows, where it runs."""
     for scenario in SCENARIOS:
-        servers = [name for name, server in SERVERS.items() if workers(server) in scenario.workers]
+        servers = [name for name, server in BACKENDS.items() if server.workers in scenario.workers]
         console.print(f"{scenario.name}: {scenario.shows}", style="bold", markup=False, soft_wrap=True)
         console.print(f"    {', '.join(servers)}; {', '.join(scenario.databases)}", markup=False, soft_wrap=True)
 
@@ -386,11 +387,11 @@ def markdown(verdicts: Sequence[Verdict]) -> str:
         "",
         f"{len(names)} scenarios, {len(verdicts)} cases, {good} identical or accepted.",
         "",
-        f"| scenario | what it shows | database | {' | '.join(SERVERS)} | verdict |",
-        f"|---|---|---|{'---|' * len(SERVERS)}---|",
+        f"| scenario | what it shows | database | {' | '.join(BACKENDS)} | verdict |",
+        f"|---|---|---|{'---|' * len(BACKENDS)}---|",
     ]
     for verdict in verdicts:
-        cells = " | ".join(verdict.cell(server) or "-" for server in SERVERS)
+        cells = " | ".join(verdict.cell(server) or "-" for server in BACKENDS)
         scenario = verdict.case.scenario
         lines.append(f"| {scenario.name} | {scenario.shows} | {verdict.case.database} | {cells} | {verdict} |")
     lines += ["", "`-`: not run there, because the scenario is about one worker, about two, or about PostgreSQL.", ""]

@@ -16,8 +16,9 @@ from typing import Any
 
 from pooldrain.shutdown import Phase
 from pooldrain_compare.checker import check
+from pooldrain_compare.harness.servers import BACKENDS
 from pooldrain_compare.normal_form import as_lines, normal_form
-from pooldrain_compare.parity.conductor import AT_SIGNAL, GREATEST, SERVERS, Observation, workers
+from pooldrain_compare.parity.conductor import AT_SIGNAL, GREATEST, Observation
 from pooldrain_compare.parity.scenarios import AT_ONCE, Band
 
 Record = dict[str, Any]
@@ -168,7 +169,7 @@ def _expectations(o: Observation) -> Iterable[tuple[bool, str]]:
 
     left = o.seen.get("sessions left", 0)
     yield not left, f"{left} sessions left on the database server"
-    greatest, most = o.seen.get(GREATEST, 0), o.scenario.most_sessions * workers(SERVERS[o.server])
+    greatest, most = o.seen.get(GREATEST, 0), o.scenario.most_sessions * BACKENDS[o.server].workers
     yield greatest <= most, f"{greatest} sessions at one time, more than the {most} that the pools may have"
     opened = o.seen.get("sessions opened while disposing", 0)
     yield not opened, f"{opened} sessions opened after disposing had begun, as the database server saw it"

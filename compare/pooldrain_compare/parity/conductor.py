@@ -12,7 +12,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import psycopg
 from pooldrain.gate import UNCOUNTED_PATHS
 from pooldrain.shutdown import Phase
 from pooldrain_compare.harness.faults.catalogue import BY_NAME, Place
-from pooldrain_compare.harness.load import MalformedResponseError, ResponseReader
+from pooldrain_compare.harness.http import MalformedResponseError, ResponseReader
 from pooldrain_compare.harness.processes import (
     Ended,
     ServerProcess,
@@ -30,7 +30,7 @@ from pooldrain_compare.harness.processes import (
     python_module,
     send,
 )
-from pooldrain_compare.harness.servers import GUNICORN, UVICORN, WAITRESS, Backend
+from pooldrain_compare.harness.servers import Backend
 from pooldrain_compare.parity import scenarios as s
 from pooldrain_compare.parity.app import routes
 from pooldrain_compare.parity.bystander import Bystander
@@ -43,24 +43,12 @@ BOUND = 20.0
 START_BOUND = 30.0
 STEERING_TRIES = 2000  # new connections until the wanted worker of two takes one
 
-_TWO = ("--workers", "2")
-GUNICORN_2 = replace(GUNICORN, name="gunicorn-2-workers", options=(*GUNICORN.options, *_TWO))
-UVICORN_2 = replace(UVICORN, name="uvicorn-2-workers", options=_TWO)
-
-SERVERS = {backend.name: backend for backend in (GUNICORN, WAITRESS, UVICORN, GUNICORN_2, UVICORN_2)}
-# Every threaded server is compared with the asyncio one that has as many workers.
-PARTNERS = {GUNICORN.name: UVICORN.name, WAITRESS.name: UVICORN.name, GUNICORN_2.name: UVICORN_2.name}
 
 # What the database saw, under these names.
 AT_SIGNAL, GREATEST = "sessions at the signal", "greatest number of sessions"
 
 SYNC_APP = "pooldrain_compare.parity.app.threads"
 ASYNC_APP = "pooldrain_compare.parity.app.loop"
-
-
-def workers(server: Backend) -> int:
-    """How many processes serve."""
-    return 2 if server.options[-2:] == _TWO else 1
 
 
 def app_module(server: Backend) -> str:
@@ -150,7 +138,7 @@ def play(
     )
     try:
         with process:
-            player = _Player(scenario, workers(server), process, transcript, bystander, latches, place, observation)
+            player = _Player(scenario, server.workers, process, transcript, bystander, latches, place, observation)
             try:
                 player.play()
             except (ScenarioError, ServerProcessError, OSError, MalformedResponseError, psycopg.Error) as error:

@@ -9,7 +9,7 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
-from pooldrain_compare.harness.load import MalformedResponseError, ResponseReader, header_lines
+from pooldrain_compare.harness.http import MalformedResponseError, ResponseReader, header_lines
 
 Address = tuple[str, int]
 

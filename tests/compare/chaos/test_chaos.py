@@ -22,15 +22,16 @@ from rich.console import Console
 
 from pooldrain.status import POOL_CLOSED, REFUSED
 from pooldrain_compare.chaos import campaign
-from pooldrain_compare.chaos.__main__ import main
 from pooldrain_compare.chaos.judge import AT_ONCE, INVARIANTS, MARGIN, judge
 from pooldrain_compare.chaos.plan import FAULT_NAMES, NO_FAULT, Plan, draw, workload
 from pooldrain_compare.chaos.rude import MANNERS
 from pooldrain_compare.chaos.trial import Evidence, run
+from pooldrain_compare.cli import run as run_command
 from pooldrain_compare.harness.faults.private_server import PrivateServer, PrivateServers
-from pooldrain_compare.harness.load import Exchange, LoadResult, Mode, Outcome, problem_detail
+from pooldrain_compare.harness.http import problem_detail
+from pooldrain_compare.harness.load import Exchange, LoadResult, Mode, Outcome
 from pooldrain_compare.harness.processes import Ended, send
-from pooldrain_compare.parity.conductor import SERVERS
+from pooldrain_compare.harness.servers import BACKENDS
 from tests.harness.waiting import eventually
 
 SEED = 205  # its first trials have something of everything
@@ -107,10 +108,10 @@ def test_a_trial_over_which_the_harness_stumbles_counts_as_broken(
 
 @pytest.mark.parametrize("options", [["--trials", "0"], ["--only", "x"], ["--nonsense"]])
 def test_bad_options_are_refused(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main(options)
-    assert stop.value.code == 2
-    assert "chaos: error" in capsys.readouterr().err
+    assert run_command(["chaos", *options]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said.startswith("pooldrain-compare: ")
 
 
 # --- plans ----------------------------------------------------------------------------------------------------
@@ -125,7 +126,7 @@ def test_a_seed_draws_the_same_trials_each_time() -> None:
 
 def test_a_campaign_is_spread_over_everything() -> None:
     plans = [draw(1, number) for number in range(1, 501)]
-    assert {(plan.server, plan.fault) for plan in plans} == {(s, f) for s in SERVERS for f in FAULT_NAMES}
+    assert {(plan.server, plan.fault) for plan in plans} == {(s, f) for s in BACKENDS for f in FAULT_NAMES}
     assert {manner for plan in plans for manner in plan.rude} == set(MANNERS)
     assert {len(plan.signals) for plan in plans} == {1, 2, 3}
     assert {(len(plan.noise), plan.early) for plan in plans} == {(0, True), (0, False), (1, False), (2, False)}

@@ -31,7 +31,7 @@ from pooldrain.shutdown import (
 from pooldrain.status import REFUSED, problem
 from pooldrain_async.pool import PoolManager as AsyncPool
 from pooldrain_async.runner import Runner as AsyncRunner
-from pooldrain_compare.fuzz import __main__ as command
+from pooldrain_compare.cli import run
 from pooldrain_compare.fuzz import campaign
 from pooldrain_compare.fuzz.campaign import Divergence, Result, load, run_campaign, save
 from pooldrain_compare.fuzz.scenario import ACTIONS, OPERATIONS, Action, Scenario
@@ -208,10 +208,10 @@ def test_what_is_found_is_shrunk_and_kept_and_found_again(
 ) -> None:
     with monkeypatch.context() as planted:
         other_status(planted)
-        assert command.main(["--trials", str(ENOUGH), "--seed", "1", "--regressions", str(tmp_path)]) == 1
+        assert run(["fuzz", "--trials", str(ENOUGH), "--seed", "1", "--regressions", str(tmp_path)]) == 1
         told = capsys.readouterr().out
         [path] = tmp_path.iterdir()
-        assert command.main(["--replay", str(path)]) == 1
+        assert run(["fuzz", "--replay", str(path)]) == 1
     assert "DIVERGENCE in " in told
     assert str(path) in told
     assert '"status": 503' in told
@@ -221,7 +221,7 @@ def test_what_is_found_is_shrunk_and_kept_and_found_again(
     )
     assert len(kept.script) <= 6
     assert kept.as_dict()["pool"]["pool_size"] == 1
-    assert command.main(["--replay", str(path)]) == 0
+    assert run(["fuzz", "--replay", str(path)]) == 0
 
 
 # -- a campaign
@@ -282,7 +282,7 @@ def test_the_command_names_the_seed_it_drew(
         return Result(number, trials, 0.5, None)
 
     monkeypatch.setattr(campaign, "run_campaign", quick)
-    assert command.main(["--trials", "7"]) == 0
+    assert run(["fuzz", "--trials", "7"]) == 0
     assert "no divergence in 7 trials, seed " in capsys.readouterr().out
 
 
@@ -294,7 +294,7 @@ def test_an_interrupted_campaign_says_how_far_it_came(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(campaign, "run_campaign", interrupted)
-    assert command.main(["--seed", "3"]) == 130
+    assert run(["fuzz", "--seed", "3"]) == 130
     assert "interrupted: no divergence in 5 trials, seed 3" in capsys.readouterr().out
 
 
@@ -302,7 +302,7 @@ def test_an_interrupted_campaign_says_how_far_it_came(
 def test_a_file_that_is_no_scenario_is_refused(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "scenario.json"
     path.write_text(text, encoding="utf-8")
-    assert command.main(["--replay", str(path)]) == 2
+    assert run(["fuzz", "--replay", str(path)]) == 2
     assert f"{path} is no scenario: " in capsys.readouterr().err
 
 

@@ -15,18 +15,16 @@ from typing import Self
 
 import pytest
 
+from pooldrain_compare.harness.http import MalformedResponseError, ResponseReader, header_lines
 from pooldrain_compare.harness.load import (
     LoadClient,
     LoadResult,
-    MalformedResponseError,
     Mode,
     Outcome,
     Request,
-    ResponseReader,
     Workload,
     closed_before_write,
     constant,
-    header_lines,
     mixed,
 )
 

@@ -13,9 +13,10 @@ import pytest
 from pooldrain.errors import ConfigurationError
 from pooldrain_compare.cli import run
 from pooldrain_compare.harness.processes import Ended
+from pooldrain_compare.harness.servers import BACKENDS, COMPARED_WITH
 from pooldrain_compare.parity.command import Case, ParityOptions, Stage, Verdict, judge, markdown, plan, stage
 from pooldrain_compare.parity.comparison import ACCEPTED, Accepted, differences, facts, failures
-from pooldrain_compare.parity.conductor import PARTNERS, SERVERS, Observation
+from pooldrain_compare.parity.conductor import Observation
 from pooldrain_compare.parity.scenarios import BY_NAME, POSTGRESQL
 from tests.compare.parity import sabotage
 
@@ -256,7 +257,7 @@ def test_an_accepted_difference_that_is_none_any_more_has_to_go(observed: Callab
 @pytest.mark.parametrize("entry", ACCEPTED, ids=lambda entry: entry.scenario)
 def test_what_is_accepted_names_what_there_is(entry: Accepted) -> None:
     assert entry.scenario in BY_NAME
-    assert set(entry.servers) <= set(PARTNERS)
+    assert set(entry.servers) <= set(COMPARED_WITH)
     assert entry.facts
     assert len(entry.reason) > 40
 
@@ -326,7 +327,7 @@ def test_a_server_brings_its_partner_along() -> None:
         ("postgresql", ("gunicorn-2-workers", "uvicorn-2-workers"))
     ]
     everything = plan(ParityOptions())
-    assert {server for each in everything for server in each.servers} == set(SERVERS)
+    assert {server for each in everything for server in each.servers} == set(BACKENDS)
     assert [each.scenario.name for each in everything if each.database == POSTGRESQL] == list(BY_NAME)
 
 

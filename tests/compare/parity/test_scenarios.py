@@ -8,8 +8,8 @@ from concurrent.futures import Future
 
 import pytest
 
+from pooldrain_compare.harness.servers import BACKENDS
 from pooldrain_compare.parity.command import Case, ParityOptions, Verdict, plan, run_cases, stage
-from pooldrain_compare.parity.conductor import SERVERS, workers
 from pooldrain_compare.parity.scenarios import (
     SCENARIOS,
     SQLITE,
@@ -91,7 +91,7 @@ def test_there_are_enough() -> None:
     assert len({scenario.name for scenario in SCENARIOS}) == len(SCENARIOS)
     assert len({scenario.shows for scenario in SCENARIOS}) == len(SCENARIOS)
     assert sum(SQLITE in scenario.databases for scenario in SCENARIOS) >= 8
-    assert {workers(server) for server in SERVERS.values()} == {1, 2}
+    assert {server.workers for server in BACKENDS.values()} == {1, 2}
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
