@@ -6,6 +6,7 @@
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
+JOBS ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -66,9 +67,10 @@ browser:
 				"apt-get install --no-install-recommends chromium chromium-driver (Debian, Ubuntu)" >&2; \
 		fi; }
 
-# After the others, also with make -j: its closing line is the last one.
+# After the others, also with make -j: its closing line is the last one. Each file's tests stay together, for what
+# they share; two files at a time, since most of the time is spent waiting for services.
 pytest: setup browser | lint types
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 format: setup  ## mend what ruff can mend
 	$(BIN)/ruff check --fix .

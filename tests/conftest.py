@@ -7,7 +7,7 @@ import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
@@ -40,6 +40,20 @@ def measured(pytestconfig: pytest.Config) -> Measured:
     """Takes note of a duration, to be shown when the tests are over."""
     lines = pytestconfig.stash.setdefault(_measured, [])
     return lambda what, seconds: lines.append(f"{what}: {seconds * 1000:.1f} ms")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In one of several processes: hand what was measured to the one that shows it."""
+    handed: dict[str, object] | None = getattr(session.config, "workeroutput", None)  # pytest-xdist's
+    if handed is not None:
+        handed["measured"] = session.config.stash.get(_measured, [])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take it from one of them."""
+    lines = node.config.stash.setdefault(_measured, [])
+    lines.extend(getattr(node, "workeroutput", {}).get("measured", []))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -188,8 +188,7 @@ def test_a_log_call_with_wrong_arguments_is_logged_and_raises_nothing(capfd: pyt
 
 
 def test_text_that_is_not_unicode_is_escaped(capfd: pytest.CaptureFixture[str]) -> None:
-    configure_logging("console", "info")
-    logging.getLogger("pooldrain.x").info("path \udcff")
+    StderrHandler(2, ConsoleFormatter()).handle(record("path \udcff"))
     assert "path \\udcff" in capfd.readouterr().err
 
 
