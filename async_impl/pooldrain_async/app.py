@@ -12,11 +12,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pooldrain import demo, status
-from pooldrain.gate import route_label
+from pooldrain import answers, demo, problems, status
+from pooldrain.answers import Answer
+from pooldrain.in_flight import route_label
 from pooldrain.sqla.database import add_wait_function
 from pooldrain.sqla.errors import explain_error
-from pooldrain.status import Answer
 from pooldrain_async.middleware import send_answer
 from pooldrain_async.runner import Runner
 
@@ -74,7 +74,7 @@ class Demo:
         )
         if detail:
             page |= status.pool_status_detail(self._pool.holdings(), self._pool.ledger.counts, runner.phase)
-        return status.answer(page)
+        return answers.answer(page)
 
     async def work(self, request: Request) -> Answer:
         ms = demo.parse_ms(_query(request, "ms"))
@@ -105,10 +105,10 @@ class Demo:
         return demo.orders_counted(count)
 
     async def livez(self, request: Request) -> Answer:
-        return status.livez()
+        return answers.livez()
 
     async def readyz(self, request: Request) -> Answer:
-        return status.readyz(self._runner.phase)
+        return answers.readyz(self._runner.phase)
 
 
 def create_app(runner: Runner) -> ASGIApp:
@@ -127,10 +127,10 @@ async def _explain(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path: str = request.scope["path"]  # not request.url.path, which drops what a URL must not contain
     if error.status_code == 404:
-        return _response(status.not_found(path))
+        return _response(problems.not_found(path))
     if error.status_code == 405:
-        return _response(status.method_not_allowed(request.method, path, demo.allowed_methods(path)))
-    return _response(status.problem(error.status_code, error.detail))
+        return _response(problems.method_not_allowed(request.method, path, demo.allowed_methods(path)))
+    return _response(problems.problem(error.status_code, error.detail))
 
 
 class _ProblemMiddleware:

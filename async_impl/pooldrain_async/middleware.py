@@ -14,8 +14,10 @@ from typing import Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pooldrain.gate import BODILESS, CLIENT, CURRENT_REQUEST, ONE_WRITE, UNCOUNTED_PATHS, Client, InFlightRequest
-from pooldrain.status import CUT, REFUSED, Answer
+from pooldrain.answers import Answer
+from pooldrain.gate import BODILESS, CLIENT, ONE_WRITE, UNCOUNTED_PATHS
+from pooldrain.in_flight import CURRENT_REQUEST, Client, InFlightRequest
+from pooldrain.problems import CUT, REFUSED
 from pooldrain_async.runner import Runner
 
 _CLOSE = (b"connection", b"close")

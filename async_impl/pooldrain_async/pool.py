@@ -20,8 +20,8 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import greenlet_spawn
 
 from pooldrain.errors import StartupError
-from pooldrain.gate import InFlightRequest
-from pooldrain.ledger import Checkout, CheckoutLedger
+from pooldrain.in_flight import Checkout, InFlightRequest
+from pooldrain.ledger import CheckoutLedger
 from pooldrain.policy import LeakPolicy, PoolPolicy
 from pooldrain.runtime.process import forks
 from pooldrain.sqla.database import connect_options, startup_problem

@@ -16,8 +16,7 @@ from typing import Protocol
 from sqlalchemy.exc import DBAPIError
 
 from pooldrain.errors import StartupError, describe_error
-from pooldrain.gate import InFlightRequest
-from pooldrain.ledger import Checkout
+from pooldrain.in_flight import Checkout, InFlightRequest
 from pooldrain.lifecycle import Service
 from pooldrain.policy import LeakPolicy, PoolPolicy, ShutdownPolicy
 from pooldrain.shutdown import (

@@ -14,6 +14,7 @@ import psycopg
 
 from pooldrain import __version__
 from pooldrain.errors import ConfigurationError, StartupError
+from pooldrain.exit_codes import INTERRUPTED, ExitCode
 from pooldrain.printable import printable
 from pooldrain_compare.bench.results import BENCHMARKS, DEFAULT_DIRECTORY, QUICK_DIRECTORY
 from pooldrain_compare.chaos import command as chaos
@@ -38,13 +39,13 @@ def run(argv: Sequence[str]) -> int:
     try:
         return _run(argv)
     except ConfigurationError as error:
-        return _complain(str(error), 2)
+        return _complain(str(error), ExitCode.BAD_CONFIGURATION)
     except (StartupError, ServerProcessError, OSError, psycopg.Error) as error:
-        return _complain(str(error) or type(error).__name__, 1)
+        return _complain(str(error) or type(error).__name__, ExitCode.NOT_STARTED)
     except ModuleNotFoundError as error:
-        return _complain(f"{error.name} is not installed; pip install 'pooldrain[compare]'", 1)
+        return _complain(f"{error.name} is not installed; pip install 'pooldrain[compare]'", ExitCode.NOT_STARTED)
     except KeyboardInterrupt:
-        return _complain("interrupted", 130)
+        return _complain("interrupted", INTERRUPTED)
     finally:
         signal.signal(signal.SIGTERM, before)
 

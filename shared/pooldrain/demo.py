@@ -10,7 +10,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from pooldrain.status import Answer, PoolStatus, answer, problem, to_json
+from pooldrain.answers import Answer, answer, to_json
+from pooldrain.problems import problem
+from pooldrain.status import PoolStatus
 
 GREETING = "数据库连接池优雅关闭示例"
 LEAK_WARNING = "这个端点会导致连接泄漏！"

@@ -1,4 +1,4 @@
-"""The request gate: admits or refuses a request, and knows what is in flight.
+"""The request gate: admits or refuses a request, and counts what is in flight.
 
 Rules:
 1. A request is *in flight* from its admission to the end of its response.
@@ -12,15 +12,9 @@ Plain state, no lock: the shell calls every method under its own lock, and passe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from contextvars import ContextVar
-from itertools import count
-from typing import TYPE_CHECKING, Protocol
 
-from pooldrain.printable import printable
-
-if TYPE_CHECKING:
-    from pooldrain.ledger import Checkout
+from pooldrain.in_flight import GivenId, InFlightRequest
 
 # Answered in every phase and never counted: probes and the status page have to work while we drain.
 UNCOUNTED_PATHS = frozenset({"/livez", "/readyz", "/pool-status"})
@@ -38,81 +32,6 @@ ONE_WRITE = 65536
 # Statuses whose answers have no body (RFC 9110, 15.3.5 and 15.4.5).
 BODILESS = frozenset({204, 304})
 
-# A client's X-Request-ID beyond this length is replaced by a number of our own.
-LONGEST_ID = 64
-
-_serial = count(1)
-
-# A client's X-Request-ID; or an ASGI request's headers, in which to look for it when somebody wants to know.
-GivenId = str | Iterable[tuple[bytes, bytes]] | None
-
-
-def route_label(method: str, path: str) -> str:
-    """`GET /work`, safe to print: a path may carry line breaks, which would forge log lines."""
-    return printable(f"{method} {path}")
-
-
-class Client(Protocol):
-    """Who waits for an answer, as the server's adapter knows it."""
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether the server has stopped waiting for it: its body did not come, or it did not take its answer."""
-        ...
-
-    def when_sent(self, done: Callable[[], None]) -> None:
-        """Call `done` as soon as all that the application has sent is in the kernel's hands, or never will be."""
-
-    def answer_instead(self, response: bytes) -> bool:
-        """Answer in place of whoever serves the request, and close; False if an answer has begun already."""
-        ...
-
-
-class InFlightRequest:
-    """One admitted request: who it is, since when, and which connections it holds."""
-
-    # Defaults live in the class: a request is made for every answer, and few of them change.
-    status: int | None = None  # HTTP status, once its headers are built
-    answered = False  # its last bytes are on their way
-    cancelled = False  # the drain timed out while it was in flight
-    broken = False  # its response ended before it was complete
-    unwound = False  # what served it failed because it was cancelled, be it after the answer
-    given_up = False  # and it did not unwind in time
-    ended = False
-    client: Client | None = None  # if the server tells
-
-    def __init__(self, method: str, path: str, given_id: GivenId, started: float, worker: object = None) -> None:
-        self.method = method
-        self.path = path
-        self.given_id = given_id
-        self.serial = next(_serial)
-        self.started = started  # monotonic seconds
-        self.worker = worker  # what runs it (an asyncio task), opaque to the core
-        self.checkouts: dict[Checkout, None] = {}
-
-    @property
-    def route(self) -> str:
-        """Method and path, without the query: a query may carry secrets."""
-        return route_label(self.method, self.path)
-
-    @property
-    def request_id(self) -> str:
-        """The client's X-Request-ID, if it is fit to be printed, or a number of our own."""
-        given = self.given_id
-        if given is not None and not isinstance(given, str):
-            given = next((value.decode("latin-1") for name, value in given if name == b"x-request-id"), None)
-        if given and len(given) <= LONGEST_ID and given.isascii() and given.isprintable():
-            return given
-        return f"r{self.serial}"
-
-    @property
-    def was_cut(self) -> bool:
-        """Whether the shutdown ended it: cancelled, and without an answer of its own or with work left after it."""
-        if self.given_up or not self.cancelled:
-            return self.given_up
-        interrupted = self.client is not None and self.client.interrupted
-        return self.unwound or interrupted or self.broken or self.status is None or self.status >= 500
-
 
 class Reservation:
     """The promise of an answer to a request that waits for a thread."""
@@ -123,9 +42,6 @@ class Reservation:
         self.pending = True
 
 
-# Which request (or waiting reservation) the running code serves; a context variable, because a thread or
-# a task alone does not say: tasks are handed work, threads are reused.
-CURRENT_REQUEST: ContextVar[InFlightRequest | None] = ContextVar("pooldrain_current_request", default=None)
 CURRENT_RESERVATION: ContextVar[Reservation | None] = ContextVar("pooldrain_current_reservation", default=None)
 
 

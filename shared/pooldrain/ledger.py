@@ -1,15 +1,8 @@
 """The checkout ledger: who holds which connection, since when, from where; and when that is a leak.
 
-The leak rules, strongest first:
-- `collected`: the garbage collector found the connection; nobody can return it any more.
-- `unreturned`: the request that checked it out has ended and it is still out. No threshold, no false alarm.
-- `overdue`: held longer than `leak_age` seconds (off by default, as HikariCP's leakDetectionThreshold).
-- `pinned`: its request's answer has begun, and it idles in a transaction while the client reads: it ran nothing
-  between two looks a second apart. Not for who queries while it streams.
-- `threshold`: `checkedout >= leak_threshold`, the tutorial's coarse rule, kept as a flag; told when so many leaked.
-
-A checkout by a background task that outlives its request belongs to the task (see `hold_as` and
-`request_ended`). Plain state, no lock and no clock: the shell calls under its lock and passes the time in.
+What the rules are, `leak_rules` says; here is when each applies. A checkout by a background task that outlives its
+request belongs to the task (see `hold_as` and `request_ended`). Plain state, no lock and no clock: the shell calls
+under its lock and passes the time in.
 """
 
 from __future__ import annotations
@@ -18,10 +11,10 @@ from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from typing import Any
 
-from pooldrain.gate import CURRENT_REQUEST, InFlightRequest
+from pooldrain.in_flight import CURRENT_REQUEST, Checkout, InFlightRequest
+from pooldrain.leak_rules import LeakRule
 from pooldrain.policy import LeakPolicy
 from pooldrain.stacks import RawStack, call_sites
 
@@ -42,60 +35,6 @@ def hold_as(name: str) -> Generator[None, None, None]:
         yield
     finally:
         CURRENT_HOLDER.reset(token)
-
-
-class LeakRule(StrEnum):
-    """Why a checkout counts as leaked."""
-
-    COLLECTED = "collected"
-    UNRETURNED = "unreturned"
-    OVERDUE = "overdue"
-    PINNED = "pinned"
-    THRESHOLD = "threshold"
-
-
-# From the weakest to the strongest.
-_STRENGTH = (LeakRule.THRESHOLD, LeakRule.PINNED, LeakRule.OVERDUE, LeakRule.UNRETURNED, LeakRule.COLLECTED)
-
-
-class Checkout:
-    """One connection out of the pool."""
-
-    # Defaults live in the class: a checkout is made for every use of a connection, and few of them change.
-    holder_name: str | None = None  # set when no request owns it
-    statement: str | None = None  # the last statement, without its parameters
-    rule: LeakRule | None = None  # the strongest leak rule that applied so far
-    runs = 0  # statements so far
-    streams = False  # whether the last of them is read row by row from the server, which counts as running
-    idle_runs: int | None = None  # how many there were when it was last seen to idle in a transaction
-
-    def __init__(
-        self,
-        key: object,
-        request: InFlightRequest | None,
-        since: float,
-        stack: RawStack,
-        worker: object,
-        proxy: object,
-    ) -> None:
-        self.key = key  # the pool's record, opaque to the core
-        self.request = request
-        self.since = since  # monotonic seconds
-        self.stack = stack
-        self.worker = worker  # what ran the checkout (an asyncio task), opaque to the core
-        self.proxy = proxy  # the shell's reference to what the holder holds, opaque to the core
-
-    @property
-    def holder(self) -> str:
-        """Who holds it: the request's method and path, or the background task's name."""
-        if self.request is not None:
-            return self.request.route
-        return self.holder_name or "outside a request"
-
-    @property
-    def request_id(self) -> str | None:
-        """The id of the request that owns it, if one does."""
-        return None if self.request is None else self.request.request_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +208,7 @@ class CheckoutLedger:
 
     def _found(self, rule: LeakRule, checkout: Checkout, now: float) -> Leak:
         self.counts[rule] += 1
-        if checkout.rule is None or _STRENGTH.index(rule) > _STRENGTH.index(checkout.rule):
+        if checkout.rule is None or rule.outranks(checkout.rule):
             checkout.rule = rule
         return Leak(rule, checkout, now - checkout.since)
 

@@ -12,9 +12,12 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from pooldrain.errors import describe_error
-from pooldrain.gate import GivenId, InFlightRequest, RequestGate, Reservation, route_label
-from pooldrain.ledger import PINNED_LOOK, Checkout, Holding, LeakRule, describe
+from pooldrain.gate import RequestGate, Reservation
+from pooldrain.in_flight import Checkout, GivenId, InFlightRequest, route_label
+from pooldrain.leak_rules import LeakRule
+from pooldrain.ledger import PINNED_LOOK, Holding, describe
 from pooldrain.policy import ShutdownPolicy
+from pooldrain.problems import CUT
 from pooldrain.shutdown import (
     CutRequest,
     Done,
@@ -25,7 +28,6 @@ from pooldrain.shutdown import (
 )
 from pooldrain.sqla.tracker import TrackedPool
 from pooldrain.stacks import raised_at
-from pooldrain.status import CUT
 from pooldrain.transcript import (
     AcceptPaused,
     BackgroundFailed,

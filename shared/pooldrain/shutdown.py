@@ -12,11 +12,12 @@ All times are monotonic seconds, all durations seconds.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from dataclasses import asdict, dataclass, field
-from enum import IntEnum, StrEnum
+from enum import StrEnum
 from typing import Any
 
+from pooldrain.exit_codes import ExitCode
 from pooldrain.ledger import Holding
 from pooldrain.policy import ShutdownPolicy
 
@@ -33,17 +34,6 @@ class Phase(StrEnum):
     DISPOSING = "DISPOSING"
     STOPPING = "STOPPING"
     CLOSED = "CLOSED"
-
-
-class ExitCode(IntEnum):
-    """What the process's exit status says. A third signal exits at once with 128 + its number."""
-
-    DRAINED = 0
-    NOT_STARTED = 1
-    BAD_CONFIGURATION = 2
-    CUT = 3
-    DISPOSE_FAILED = 4
-    LEAKED = 5
 
 
 class Outcome(StrEnum):
@@ -64,25 +54,6 @@ _EXIT_CODES = {
 
 # Seconds beyond the linger for answers that are being written when everything else is done, within the grace period.
 FLUSH_LIMIT = 1.0
-
-# From best to worst; a master of several workers exits with the worst of theirs.
-_SEVERITY = (
-    ExitCode.DRAINED,
-    ExitCode.LEAKED,
-    ExitCode.CUT,
-    ExitCode.DISPOSE_FAILED,
-    ExitCode.BAD_CONFIGURATION,
-    ExitCode.NOT_STARTED,
-)
-
-
-def worst_exit_code(codes: Iterable[int]) -> int:
-    """The worst of several exit codes; one we do not know (a crash, a kill) is worse than any we do."""
-
-    def severity(code: int) -> int:
-        return _SEVERITY.index(ExitCode(code)) if code in _SEVERITY else len(_SEVERITY)
-
-    return max(codes, key=severity, default=int(ExitCode.DRAINED))
 
 
 # --- steps: what a runner is told to do, until when -------------------------------------------------------

@@ -10,11 +10,11 @@ from flask import Flask, Response, request
 from sqlalchemy import Connection, event, text
 from werkzeug.exceptions import HTTPException
 
-from pooldrain import demo, status
-from pooldrain.gate import route_label
+from pooldrain import answers, demo, problems, status
+from pooldrain.answers import Answer
+from pooldrain.in_flight import route_label
 from pooldrain.sqla.database import add_wait_function
 from pooldrain.sqla.errors import explain_error
-from pooldrain.status import Answer
 from pooldrain_sync.middleware import close_connection
 from pooldrain_sync.runner import Runner
 
@@ -72,7 +72,7 @@ class Demo:
         )
         if detail:
             page |= status.pool_status_detail(self._pool.holdings(), self._pool.ledger.counts, runner.phase)
-        return status.answer(page)
+        return answers.answer(page)
 
     def work(self) -> Answer:
         ms = demo.parse_ms(request.args.get("ms"))
@@ -102,10 +102,10 @@ class Demo:
         return demo.orders_counted(count)
 
     def livez(self) -> Answer:
-        return status.livez()
+        return answers.livez()
 
     def readyz(self) -> Answer:
-        return status.readyz(self._runner.phase)
+        return answers.readyz(self._runner.phase)
 
 
 def create_app(runner: Runner) -> Flask:
@@ -131,7 +131,7 @@ def _path() -> str:
 
 def _refuse_leading_slashes() -> Response | None:
     """Werkzeug would route `//db-test` to `/db-test`."""
-    return _response(status.not_found(_path())) if _path().startswith("//") else None
+    return _response(problems.not_found(_path())) if _path().startswith("//") else None
 
 
 def _explain(error: Exception) -> Answer:
@@ -139,10 +139,10 @@ def _explain(error: Exception) -> Answer:
     if not isinstance(error, HTTPException):
         return explain_error(error, route_label(request.method, path))
     if error.code == 404:
-        return status.not_found(path)
+        return problems.not_found(path)
     if error.code == 405:
-        return status.method_not_allowed(request.method, path, demo.allowed_methods(path))
-    return status.problem(error.code or 500, error.name)
+        return problems.method_not_allowed(request.method, path, demo.allowed_methods(path))
+    return problems.problem(error.code or 500, error.name)
 
 
 def _responding(handler: Callable[..., Answer]) -> Callable[..., Response]:

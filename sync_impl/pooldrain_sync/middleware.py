@@ -11,18 +11,10 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pooldrain.gate import (
-    BODILESS,
-    CLIENT,
-    CLOSE_CONNECTION,
-    CURRENT_REQUEST,
-    CURRENT_RESERVATION,
-    ONE_WRITE,
-    UNCOUNTED_PATHS,
-    Client,
-    InFlightRequest,
-)
-from pooldrain.status import CUT, REFUSED, Answer
+from pooldrain.answers import Answer
+from pooldrain.gate import BODILESS, CLIENT, CLOSE_CONNECTION, CURRENT_RESERVATION, ONE_WRITE, UNCOUNTED_PATHS
+from pooldrain.in_flight import CURRENT_REQUEST, Client, InFlightRequest
+from pooldrain.problems import CUT, REFUSED
 from pooldrain_sync.runner import Runner
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from typing import Protocol
 from sqlalchemy.exc import DBAPIError
 
 from pooldrain.errors import StartupError, describe_error
-from pooldrain.gate import InFlightRequest, Reservation
-from pooldrain.ledger import Checkout
+from pooldrain.gate import Reservation
+from pooldrain.in_flight import Checkout, InFlightRequest
 from pooldrain.lifecycle import Service
 from pooldrain.policy import LeakPolicy, PoolPolicy, ShutdownPolicy
 from pooldrain.shutdown import (

@@ -176,6 +176,7 @@ def test_the_console_shows_the_same_story_without_a_stray_line(
     log = tmp_path / "log"
     with ServerProcess(command, log=log, address=address, environment={"DATABASE_URL": database_url}) as process:
         get(address, "/db-test-leak")
+        eventually(lambda: "leak (unreturned)" in log.read_text(), "the leak is told, a moment after the answer")
         process.signal()
         assert process.wait(BOUND).code == 0
     stamp = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}"

@@ -10,9 +10,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pooldrain import demo
+from pooldrain.answers import Answer
 from pooldrain.demo import MAX_BODY, MAX_QUANTITY, MAX_TEXT, MAX_WORK_MS, Order, parse_flag, parse_ms, parse_order
 from pooldrain.gate import UNCOUNTED_PATHS
-from pooldrain.status import Answer, PoolStatus
+from pooldrain.status import PoolStatus
 
 IDLE = PoolStatus(10, 0, 0, 10)
 ORDER = Order("a-1", "茶", 2)

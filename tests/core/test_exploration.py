@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 
-from pooldrain.gate import CURRENT_REQUEST, InFlightRequest, RequestGate
-from pooldrain.ledger import Checkout, CheckoutLedger, Holding, LeakRule, describe
+from pooldrain.gate import RequestGate
+from pooldrain.in_flight import CURRENT_REQUEST, Checkout, InFlightRequest
+from pooldrain.leak_rules import LeakRule
+from pooldrain.ledger import CheckoutLedger, Holding, describe
 from pooldrain.policy import LeakPolicy, ShutdownPolicy
 from pooldrain.shutdown import (
     Announce,

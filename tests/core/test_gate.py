@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, precondition, rule
 
-from pooldrain.gate import LONGEST_ID, UNCOUNTED_PATHS, InFlightRequest, RequestGate, Reservation, route_label
+from pooldrain.gate import UNCOUNTED_PATHS, RequestGate, Reservation
+from pooldrain.in_flight import LONGEST_ID, InFlightRequest, route_label
 
 
 def admitted(gate: RequestGate, path: str = "/work", given_id: str | None = None, now: float = 0.0) -> InFlightRequest:

@@ -9,16 +9,15 @@ from contextlib import contextmanager
 
 import pytest
 
-from pooldrain.gate import CURRENT_REQUEST, InFlightRequest
+from pooldrain.in_flight import CURRENT_REQUEST, Checkout, InFlightRequest
+from pooldrain.leak_rules import LeakRule
 from pooldrain.ledger import (
     CURRENT_HOLDER,
     HOLDERS_SHOWN,
     STATEMENT_SHOWN,
-    Checkout,
     CheckoutLedger,
     Holding,
     Leak,
-    LeakRule,
     describe,
     hold_as,
     who_holds,

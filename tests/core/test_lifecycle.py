@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from pooldrain.gate import CURRENT_REQUEST, InFlightRequest, Reservation
+from pooldrain.gate import Reservation
+from pooldrain.in_flight import CURRENT_REQUEST, InFlightRequest
 from pooldrain.ledger import CheckoutLedger
 from pooldrain.lifecycle import Service
 from pooldrain.policy import LeakPolicy, PoolPolicy, ShutdownPolicy
+from pooldrain.problems import CUT
 from pooldrain.shutdown import (
     ConnectionCounts,
     CutRequest,
@@ -25,7 +27,7 @@ from pooldrain.shutdown import (
 )
 from pooldrain.sqla.tracker import PoolTracker, TrackedPool
 from pooldrain.stacks import StackWalker
-from pooldrain.status import CUT, PoolStatus
+from pooldrain.status import PoolStatus
 from pooldrain.transcript import Event
 
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pooldrain.exit_codes import ExitCode, worst_exit_code
 from pooldrain.ledger import Holding
 from pooldrain.policy import ShutdownPolicy
 from pooldrain.shutdown import (
@@ -24,7 +25,6 @@ from pooldrain.shutdown import (
     Dispose,
     Done,
     Drain,
-    ExitCode,
     Failed,
     Outcome,
     Phase,
@@ -35,7 +35,6 @@ from pooldrain.shutdown import (
     Stop,
     Tally,
     shutdown_sequence,
-    worst_exit_code,
 )
 
 POLICY = ShutdownPolicy(announce_period=2, drain_timeout=30, cancel_timeout=5, dispose_timeout=10, linger=0.5)

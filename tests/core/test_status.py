@@ -8,27 +8,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pooldrain.ledger import Holding, LeakRule
-from pooldrain.shutdown import Phase
-from pooldrain.status import (
+from pooldrain.answers import Answer, answer, livez, readyz, to_json
+from pooldrain.leak_rules import LeakRule
+from pooldrain.ledger import Holding
+from pooldrain.problems import (
     CUT,
     DATABASE_UNAVAILABLE,
     INTERNAL_ERROR,
     POOL_CLOSED,
     POOL_EXHAUSTED,
     REFUSED,
-    Answer,
-    PoolStatus,
-    answer,
-    livez,
     method_not_allowed,
     not_found,
-    pool_status_detail,
-    pool_status_page,
     problem,
-    readyz,
-    to_json,
 )
+from pooldrain.shutdown import Phase
+from pooldrain.status import PoolStatus, pool_status_detail, pool_status_page
 
 # -- JSON
 

@@ -122,9 +122,10 @@ class Service:
 
     @property
     def transcript(self) -> list[Record]:
-        """The transcript so far."""
+        """The transcript so far: the lines that are written to their end."""
         path = self.directory / f"{self.backend.name}.transcript.jsonl"
-        return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        whole, _, _ = path.read_text("utf-8").rpartition("\n")
+        return [json.loads(line) for line in whole.splitlines()]
 
     @property
     def complaints(self) -> list[str]:

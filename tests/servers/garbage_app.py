@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 import pooldrain_async.runner
 import pooldrain_sync.runner
-from pooldrain.gate import InFlightRequest
+from pooldrain.in_flight import InFlightRequest
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

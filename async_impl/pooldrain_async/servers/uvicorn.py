@@ -28,7 +28,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from pooldrain.errors import StartupError
+from pooldrain.exit_codes import ExitCode
 from pooldrain.gate import CLIENT
+from pooldrain.problems import INTERNAL_ERROR, REFUSED, invalid_request
 from pooldrain.runtime.listener import (
     ACCEPT_BATCH,
     ACCEPT_PAUSE,
@@ -46,8 +48,7 @@ from pooldrain.runtime.listener import (
 )
 from pooldrain.runtime.process.signals import SignalWatch
 from pooldrain.runtime.process.watchdog import Watchdog
-from pooldrain.shutdown import ExitCode, ShutdownReport, Stop
-from pooldrain.status import INTERNAL_ERROR, REFUSED, invalid_request
+from pooldrain.shutdown import ShutdownReport, Stop
 from pooldrain.transcript import Listening
 from pooldrain_async.middleware import send_answer
 from pooldrain_async.runner import Runner

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from pooldrain import status
+from pooldrain import answers, status
 from pooldrain.lifecycle import Service
 from pooldrain.policy import LeakPolicy
 from pooldrain.sqla.tracker import TrackedPool
@@ -121,8 +121,8 @@ def _add_time(bench: Bench, point: Point, work: Callable[[], object]) -> None:
     bench.recorder.add(point, time_calls(lambda loops: work(), 1) / 1000)
 
 
-def _page(runner: Service, pool: TrackedPool) -> status.Answer:
+def _page(runner: Service, pool: TrackedPool) -> answers.Answer:
     page = status.pool_status_page(
         pool.status, connection_leak=True, accepting=runner.gate.accepting, active=runner.unanswered()
     )
-    return status.answer(page | status.pool_status_detail(pool.holdings(), pool.ledger.counts, runner.phase))
+    return answers.answer(page | status.pool_status_detail(pool.holdings(), pool.ledger.counts, runner.phase))

@@ -11,7 +11,7 @@ from psycopg_pool import ConnectionPool
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from pooldrain.gate import CURRENT_REQUEST, InFlightRequest
+from pooldrain.in_flight import CURRENT_REQUEST, InFlightRequest
 from pooldrain.policy import PoolPolicy, ShutdownPolicy
 from pooldrain.shutdown import Phase, Stop
 from pooldrain.sqla.database_url import DatabaseUrl

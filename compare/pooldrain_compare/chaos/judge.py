@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from pooldrain.demo import Order, parse_order
+from pooldrain.problems import POOL_CLOSED, POOL_EXHAUSTED, REFUSED
 from pooldrain.runtime.process.watchdog import END_MARGIN
-from pooldrain.status import POOL_CLOSED, POOL_EXHAUSTED, REFUSED
 from pooldrain_compare.chaos.trial import Evidence
 from pooldrain_compare.checker import check
 from pooldrain_compare.harness.http import problem_detail

@@ -8,11 +8,11 @@ from typing import Any
 
 from sqlalchemy import text
 
-from pooldrain import status
+from pooldrain import answers, status
+from pooldrain.answers import Answer
 from pooldrain.lifecycle import Service
 from pooldrain.sqla.database_url import DatabaseUrl
 from pooldrain.sqla.tracker import EventSink, TrackedPool
-from pooldrain.status import Answer
 from pooldrain.transcript import Event
 from pooldrain_compare.fuzz import database
 from pooldrain_compare.fuzz.database import Database, Wait
@@ -161,9 +161,9 @@ def request_id(number: int) -> str:
 def uncounted(path: str, runner: Service, pool: TrackedPool) -> Answer | None:
     """The answers to what is never counted, as in the demo."""
     if path == "/readyz":
-        return status.readyz(runner.phase)
+        return answers.readyz(runner.phase)
     if path == "/pool-status":
-        return status.answer(
+        return answers.answer(
             status.pool_status_page(
                 pool.status,
                 connection_leak=runner.check_threshold(),
@@ -176,4 +176,4 @@ def uncounted(path: str, runner: Service, pool: TrackedPool) -> Answer | None:
 
 def done(number: int) -> Answer:
     """The answer of a request that did all it had to do."""
-    return status.answer({"done": number})
+    return answers.answer({"done": number})

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from pooldrain.gate import InFlightRequest
+from pooldrain.in_flight import InFlightRequest
 from pooldrain.policy import PoolPolicy
 from pooldrain.sqla.database_url import DatabaseUrl
 from pooldrain.sqla.drivers import is_busy, shut_down_socket

@@ -7,10 +7,11 @@ import logging
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from pooldrain.answers import Answer
 from pooldrain.errors import InvalidRequest, PoolClosed, describe_error
-from pooldrain.gate import CURRENT_REQUEST
+from pooldrain.in_flight import CURRENT_REQUEST
+from pooldrain.problems import DATABASE_UNAVAILABLE, INTERNAL_ERROR, POOL_CLOSED, POOL_EXHAUSTED, invalid_request
 from pooldrain.sqla.pool import PoolExhausted
-from pooldrain.status import DATABASE_UNAVAILABLE, INTERNAL_ERROR, POOL_CLOSED, POOL_EXHAUSTED, Answer, invalid_request
 
 logger = logging.getLogger("pooldrain")
 

@@ -25,8 +25,8 @@ from sqlalchemy.pool import (
 )
 from sqlalchemy.pool.base import _ConnectionFairy, _ConnectionRecord
 
-from pooldrain.gate import InFlightRequest
-from pooldrain.ledger import PINNED_LOOK, Checkout, CheckoutLedger, Holding, Leak, describe, who_holds
+from pooldrain.in_flight import Checkout, InFlightRequest
+from pooldrain.ledger import PINNED_LOOK, CheckoutLedger, Holding, Leak, describe, who_holds
 from pooldrain.policy import PoolPolicy
 from pooldrain.sqla.drivers import in_transaction, is_executing
 from pooldrain.sqla.pool import ClosablePool

@@ -30,14 +30,11 @@ from waitress.server import TcpWSGIServer
 from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask
 from waitress.utilities import BadRequest
 
-from pooldrain.gate import (
-    CLIENT,
-    CLOSE_CONNECTION,
-    CURRENT_RESERVATION,
-    UNCOUNTED_PATHS,
-    InFlightRequest,
-    Reservation,
-)
+from pooldrain.answers import Answer
+from pooldrain.exit_codes import ExitCode
+from pooldrain.gate import CLIENT, CLOSE_CONNECTION, CURRENT_RESERVATION, UNCOUNTED_PATHS, Reservation
+from pooldrain.in_flight import InFlightRequest
+from pooldrain.problems import CUT, INTERNAL_ERROR, REFUSED, invalid_request
 from pooldrain.runtime.listener import (
     ACCEPT_BATCH,
     ACCEPT_PAUSE,
@@ -55,8 +52,7 @@ from pooldrain.runtime.listener import (
 )
 from pooldrain.runtime.process.signals import SignalWatch
 from pooldrain.runtime.process.watchdog import Watchdog
-from pooldrain.shutdown import ExitCode, ShutdownReport, Stop
-from pooldrain.status import CUT, INTERNAL_ERROR, REFUSED, Answer, invalid_request
+from pooldrain.shutdown import ShutdownReport, Stop
 from pooldrain.transcript import Listening
 from pooldrain_sync.middleware import readable
 from pooldrain_sync.runner import Runner

@@ -20,7 +20,7 @@ import psycopg
 import pytest
 from rich.console import Console
 
-from pooldrain.status import POOL_CLOSED, REFUSED
+from pooldrain.problems import POOL_CLOSED, REFUSED
 from pooldrain_compare.chaos import campaign
 from pooldrain_compare.chaos.judge import AT_ONCE, INVARIANTS, MARGIN, judge
 from pooldrain_compare.chaos.plan import FAULT_NAMES, NO_FAULT, Plan, draw, workload

@@ -21,7 +21,7 @@ from pooldrain_compare.demo.command import judge
 from pooldrain_compare.demo.observe import Observation, Orders
 from pooldrain_compare.harness.load import Exchange, LoadResult, Mode, Outcome, Refusal
 from pooldrain_compare.harness.processes import Ended, ServerProcess, ServerProcessError
-from pooldrain_compare.harness.servers import BACKENDS, GUNICORN, UVICORN
+from pooldrain_compare.harness.servers import GUNICORN, SERVERS, UVICORN
 from pooldrain_compare.harness.witness import Left
 
 SIGNAL_AT = 100.0
@@ -209,7 +209,7 @@ def test_the_demo_finds_all_servers_identical(
     printed = capsys.readouterr()
     assert status == 0, f"{printed.out}\n{printed.err}"
     assert "identical: gunicorn, waitress and uvicorn" in printed.out.splitlines()[-1]
-    for name in BACKENDS:
+    for name in (server.name for server in SERVERS):
         result = json.loads((tmp_path / f"{name}.result.json").read_text("utf-8"))
         assert result["failures"] == []
         assert result["requests"]["lost"] == 0

@@ -16,6 +16,7 @@ import pooldrain_async.middleware
 import pooldrain_sync.middleware
 import pooldrain_sync.runner
 from pooldrain.policy import LeakPolicy, PoolPolicy, ShutdownPolicy
+from pooldrain.problems import REFUSED, problem
 from pooldrain.shutdown import (
     Announce,
     AnyStep,
@@ -28,7 +29,6 @@ from pooldrain.shutdown import (
     Stop,
     shutdown_sequence,
 )
-from pooldrain.status import REFUSED, problem
 from pooldrain_async.pool import PoolManager as AsyncPool
 from pooldrain_async.runner import Runner as AsyncRunner
 from pooldrain_compare.cli import run

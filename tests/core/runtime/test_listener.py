@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from pooldrain.problems import REFUSED
 from pooldrain.runtime.listener import FIRST_BYTES, AcceptExhausted, accepted, bind_socket, refuse_queued
-from pooldrain.status import REFUSED
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 SLOW = 2.0  # seconds more that a busy machine may take

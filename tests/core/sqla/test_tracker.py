@@ -26,7 +26,7 @@ import pooldrain
 import pooldrain_async.pool
 import pooldrain_sync.pool
 from pooldrain import LeakPolicy, PoolClosed, PoolPolicy
-from pooldrain.gate import CURRENT_REQUEST, InFlightRequest
+from pooldrain.in_flight import CURRENT_REQUEST, InFlightRequest
 from pooldrain.sqla.database_url import DatabaseUrl
 from pooldrain.sqla.tracker import STATEMENT_KEPT, dbapi_connection, driver_connection
 from pooldrain.status import PoolStatus

@@ -15,8 +15,9 @@ from collections.abc import Callable
 from typing import Any
 
 from pooldrain import demo
+from pooldrain.answers import Answer, answer
 from pooldrain.policy import LeakPolicy, PoolPolicy
-from pooldrain.status import Answer, answer, problem
+from pooldrain.problems import problem
 
 LATCHES_VARIABLE = "SCENARIO_LATCHES"  # HOST:PORT of the suite's listener
 WORKER_PATH = "/livez"  # asked with WORKER_QUERY it tells the pid; never counted, so asking leaves no trace

@@ -32,6 +32,8 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 from gunicorn.sock import TCPSocket
 
+from pooldrain.exit_codes import ExitCode, by_signal, worst_exit_code
+from pooldrain.problems import REFUSED
 from pooldrain.runtime.listener import bind_socket, cannot_listen, refuse_queued
 from pooldrain.runtime.master.worker import ManagedWorker, MasterApplication, worker_report
 from pooldrain.runtime.output.logging import adopt_third_party
@@ -39,8 +41,6 @@ from pooldrain.runtime.output.report import write_report
 from pooldrain.runtime.process.signals import SHUTDOWN_SIGNALS
 from pooldrain.runtime.process.watchdog import MASTER, Watchdog
 from pooldrain.runtime.startup import Ground
-from pooldrain.shutdown import ExitCode, worst_exit_code
-from pooldrain.status import REFUSED
 
 logger = logging.getLogger("pooldrain")
 
@@ -141,7 +141,7 @@ class Master(Arbiter):
                 logger.info("%s received: hurrying %d workers", signal.Signals(number).name, len(self.WORKERS))
                 if received >= 3:
                     self.kill_workers(signal.SIGKILL)
-                    self._ended_with(128 + number)
+                    self._ended_with(by_signal(number))
                 else:
                     flags.hurried = True  # two signals that come at once reach a worker in an order of their own
                     self.kill_workers(signal.SIGQUIT)
@@ -187,7 +187,7 @@ class Master(Arbiter):
         worker.tmp.close()
         code = os.waitstatus_to_exitcode(status)
         if self.app.flags.stopping:
-            self._ended_with(code if code >= 0 else 128 - code)
+            self._ended_with(code if code >= 0 else by_signal(-code))
         elif not self.app.flags.ever_ready:
             told = code in (ExitCode.NOT_STARTED, ExitCode.BAD_CONFIGURATION)  # by the worker itself
             reason = "" if told else f"the first worker ended with exit code {code} before it was ready"

@@ -13,16 +13,13 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, NoReturn
 
 from pooldrain.errors import ConfigurationError, StartupError
+from pooldrain.exit_codes import INTERRUPTED, ExitCode
 from pooldrain.printable import printable
 from pooldrain.runtime.output.logging import logs_json
 from pooldrain.runtime.process.missing import explain_missing
 
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
-
-EXIT_STARTUP = 1
-EXIT_CONFIGURATION = 2
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell shows it
 
 # Seconds for which the exit waits for what is buffered to be taken.
 FLUSH_LIMIT = 0.1
@@ -68,23 +65,23 @@ def told_in_one_line(name: str) -> Generator[None, None, None]:
         yield
     except ConfigurationError as error:
         _complain(name, str(error))
-        fast_exit(EXIT_CONFIGURATION)
+        fast_exit(ExitCode.BAD_CONFIGURATION)
     except StartupError as error:
         _complain(name, str(error))
-        fast_exit(EXIT_STARTUP)
+        fast_exit(ExitCode.NOT_STARTED)
     except KeyboardInterrupt:  # before the service's own handlers stand
-        fast_exit(EXIT_INTERRUPTED)
+        fast_exit(INTERRUPTED)
     except SystemExit as stop:  # --help, --version
         if isinstance(stop.code, str):
             _complain(name, stop.code)
-        fast_exit(stop.code if isinstance(stop.code, int) else 0 if stop.code is None else EXIT_STARTUP)
+        fast_exit(stop.code if isinstance(stop.code, int) else 0 if stop.code is None else ExitCode.NOT_STARTED)
     except Exception as error:
         missing = explain_missing(error) if isinstance(error, ModuleNotFoundError) else None
         if missing is None:
             log.exception("%s: unexpected error", name)
         else:
             _complain(name, missing)
-        fast_exit(EXIT_STARTUP)
+        fast_exit(ExitCode.NOT_STARTED)
 
 
 def _complain(name: str, message: str) -> None:

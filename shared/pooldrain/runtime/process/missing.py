@@ -6,7 +6,7 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 
-EXIT_MISSING = 1  # as for whatever else keeps a command from starting
+from pooldrain.exit_codes import ExitCode
 
 # What each extra brings, by the names under which it is imported.
 _EXTRAS = {
@@ -46,4 +46,4 @@ def told_if_missing(program: str, extra: str) -> Generator[None]:
 
 def _leave(program: str, line: str) -> None:
     sys.stderr.write(f"{program}: {line}\n")
-    sys.exit(EXIT_MISSING)
+    sys.exit(int(ExitCode.NOT_STARTED))

@@ -29,6 +29,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 
+from pooldrain.exit_codes import by_signal
+
 # What asks for a shutdown, of a process or of a worker.
 SHUTDOWN_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
@@ -123,7 +125,7 @@ class SignalWatch:
             else:
                 self.received.append(name)
             if len(self.received) >= 3:
-                os._exit(128 + number)
+                os._exit(by_signal(number))
             if self._call is not None:
                 self._call()
         if self._waking is not None:

@@ -21,7 +21,7 @@ import traceback
 from dataclasses import dataclass
 from types import FrameType
 
-from pooldrain.shutdown import ExitCode
+from pooldrain.exit_codes import ExitCode
 
 logger = logging.getLogger("pooldrain")
 

@@ -27,7 +27,7 @@ from gunicorn.http.errors import (
 from gunicorn.http.wsgi import Response
 
 from pooldrain.errors import InvalidRequest
-from pooldrain.gate import InFlightRequest
+from pooldrain.in_flight import InFlightRequest
 from pooldrain.runtime.listener import KEEP_ALIVE
 
 _STATUSES: dict[type[Exception], int] = {

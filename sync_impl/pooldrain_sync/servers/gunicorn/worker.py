@@ -27,7 +27,9 @@ from gunicorn.http.parser import Parser
 from gunicorn.http.wsgi import Response
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
+from pooldrain.exit_codes import ExitCode
 from pooldrain.gate import CLIENT, CLOSE_CONNECTION, CURRENT_RESERVATION, UNCOUNTED_PATHS, Reservation
+from pooldrain.problems import INTERNAL_ERROR, invalid_request
 from pooldrain.runtime.listener import (
     ACCEPT_BATCH,
     ACCEPT_PAUSE,
@@ -43,8 +45,7 @@ from pooldrain.runtime.listener import (
 )
 from pooldrain.runtime.master.worker import ManagedWorker
 from pooldrain.runtime.process.exit import fast_exit, told_in_one_line
-from pooldrain.shutdown import ExitCode, ShutdownReport, Stop
-from pooldrain.status import INTERNAL_ERROR, invalid_request
+from pooldrain.shutdown import ShutdownReport, Stop
 from pooldrain.transcript import Listening
 from pooldrain_sync.servers.gunicorn.response import (
     ClientSocket,
@@ -137,8 +138,8 @@ class DrainWorker(ManagedWorker, ThreadWorker):
         self.set_accept_enabled(True)
         settings = self.app.settings
         port = self.take_listener().getsockname()[1]
+        self.accepts_requests()  # first: who reads that we listen may send SIGHUP
         self.service.runner.events.emit(Listening(settings.host, port, settings.server, os.getpid()))
-        self.accepts_requests()
         self.poller.register(self.watch, selectors.EVENT_READ, self._woken)
         self._attend_signals()
         while not self._stopped.is_set():
