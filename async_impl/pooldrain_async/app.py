@@ -15,8 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pooldrain import answers, demo, problems, status
 from pooldrain.answers import Answer
 from pooldrain.in_flight import route_label
-from pooldrain.sqla.database import add_wait_function
 from pooldrain.sqla.errors import explain_error
+from pooldrain.sqla.sqlite import add_wait_function
 from pooldrain_async.middleware import send_answer
 from pooldrain_async.runner import Runner
 

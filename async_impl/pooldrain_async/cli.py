@@ -54,8 +54,7 @@ def _uvicorn(ground: Ground) -> int:
 
 
 async def _open(ground: Ground) -> UvicornServer:
-    from pooldrain.runtime.listener import bind_socket
-    from pooldrain.runtime.process import forks
+    from pooldrain.runtime.listener import bind_socket, keep_from_children
     from pooldrain.runtime.process.watchdog import Watchdog
     from pooldrain.transcript import Listening
     from pooldrain_async.servers.uvicorn import UvicornServer
@@ -63,7 +62,7 @@ async def _open(ground: Ground) -> UvicornServer:
 
     settings = ground.settings
     listener = bind_socket(settings.host, settings.port)
-    forks.keep_from_children(listener)
+    keep_from_children(listener)
     service = build(settings, ground.url)
     watchdog = Watchdog(settings.shutdown.ladder.grace_period)
     ground.watch.listen(watchdog.arm)

@@ -15,7 +15,7 @@ from pooldrain.runtime.output.events import EventLog
 from pooldrain.sqla.database_url import DatabaseUrl
 from pooldrain_async.app import create_app
 from pooldrain_async.middleware import GateMiddleware
-from pooldrain_async.pool import PoolManager
+from pooldrain_async.pool import Pool
 from pooldrain_async.runner import Runner
 
 
@@ -35,6 +35,6 @@ def build(settings: Settings, url: DatabaseUrl) -> BuiltService:
     factory: Callable[[Runner], ASGIApp] = load_factory(settings.app) or create_app
     lock = threading.RLock()
     events = EventLog(settings.transcript, time.monotonic)
-    pool = PoolManager(url, settings.pool, settings.leaks, events, service=settings.service, lock=lock)
+    pool = Pool(url, settings.pool, settings.leaks, events, service=settings.service, lock=lock)
     runner = Runner(pool, settings.shutdown, lock=lock)
     return BuiltService(runner, GateMiddleware(call_factory(settings.app, factory, runner), runner))

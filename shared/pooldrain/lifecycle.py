@@ -26,7 +26,7 @@ from pooldrain.shutdown import (
     ShutdownReport,
     Tally,
 )
-from pooldrain.sqla.tracker import TrackedPool
+from pooldrain.sqla.tracked_pool import TrackedPool
 from pooldrain.stacks import raised_at
 from pooldrain.transcript import (
     AcceptPaused,

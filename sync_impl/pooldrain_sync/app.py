@@ -13,8 +13,8 @@ from werkzeug.exceptions import HTTPException
 from pooldrain import answers, demo, problems, status
 from pooldrain.answers import Answer
 from pooldrain.in_flight import route_label
-from pooldrain.sqla.database import add_wait_function
 from pooldrain.sqla.errors import explain_error
+from pooldrain.sqla.sqlite import add_wait_function
 from pooldrain_sync.middleware import close_connection
 from pooldrain_sync.runner import Runner
 

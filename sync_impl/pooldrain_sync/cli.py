@@ -39,9 +39,8 @@ def _run(watch: SignalWatch) -> int:
 
 
 def _waitress(ground: Ground) -> int:
-    from pooldrain.runtime.listener import bind_socket
+    from pooldrain.runtime.listener import bind_socket, keep_from_children
     from pooldrain.runtime.output.report import write_report
-    from pooldrain.runtime.process import forks
     from pooldrain.runtime.process.watchdog import Watchdog
     from pooldrain.transcript import Listening
     from pooldrain_sync.servers.waitress import WaitressServer
@@ -49,7 +48,7 @@ def _waitress(ground: Ground) -> int:
 
     settings = ground.settings
     listener = bind_socket(settings.host, settings.port)
-    forks.keep_from_children(listener)
+    keep_from_children(listener)
     service = build(settings, ground.url)
     watchdog = Watchdog(settings.shutdown.ladder.grace_period)
     ground.watch.listen(watchdog.arm)

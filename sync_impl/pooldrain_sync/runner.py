@@ -35,12 +35,12 @@ from pooldrain.shutdown import (
     Tally,
     shutdown_sequence,
 )
-from pooldrain.sqla.database import cut_off, end_in_transit, startup_problem
 from pooldrain.sqla.database_url import DatabaseUrl
-from pooldrain.sqla.errors import is_temporary
+from pooldrain.sqla.errors import is_temporary, startup_problem
+from pooldrain.sqla.tracked_pool import cut_off, end_in_transit
 from pooldrain.transcript import StepFailed
 from pooldrain_sync.bounded import run_all
-from pooldrain_sync.pool import PoolManager
+from pooldrain_sync.pool import Pool
 
 
 class Server(Protocol):
@@ -81,7 +81,7 @@ class Runner(Service):
 
     def __init__(
         self,
-        pool: PoolManager,
+        pool: Pool,
         policy: ShutdownPolicy,
         *,
         lock: threading.RLock,
@@ -104,11 +104,9 @@ class Runner(Service):
         with self._lock:
             self.changed()
 
-    def add_pool(self, url: DatabaseUrl, pool: PoolPolicy, leaks: LeakPolicy) -> PoolManager:
+    def add_pool(self, url: DatabaseUrl, pool: PoolPolicy, leaks: LeakPolicy) -> Pool:
         """Another engine, with a pool that opens and stops with the main one. Before `open`."""
-        added = PoolManager(
-            url, pool, leaks, self.events, service=self.pool.service, lock=self._pools_lock, clock=self.clock
-        )
+        added = Pool(url, pool, leaks, self.events, service=self.pool.service, lock=self._pools_lock, clock=self.clock)
         self.pools.append(added)
         return added
 
@@ -244,7 +242,7 @@ class Runner(Service):
         finished = run_all(works, deadline, self.clock, name="pooldrain-reclaim")
         return Done(self.clock(), timed_out=not finished)
 
-    def _reclaim_from(self, pool: PoolManager, checkouts: list[Checkout], deadline: float) -> None:
+    def _reclaim_from(self, pool: Pool, checkouts: list[Checkout], deadline: float) -> None:
         for checkout in checkouts:
             if self.clock() < deadline and pool.reclaim(checkout):
                 self.reclaimed(checkout)

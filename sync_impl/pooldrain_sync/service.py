@@ -14,7 +14,7 @@ from pooldrain.runtime.output.events import EventLog
 from pooldrain.sqla.database_url import DatabaseUrl
 from pooldrain_sync.app import create_app
 from pooldrain_sync.middleware import GateMiddleware
-from pooldrain_sync.pool import PoolManager
+from pooldrain_sync.pool import Pool
 from pooldrain_sync.runner import Runner
 
 if TYPE_CHECKING:
@@ -37,6 +37,6 @@ def build(settings: Settings, url: DatabaseUrl) -> BuiltService:
     factory: Callable[[Runner], WSGIApplication] = load_factory(settings.app) or create_app
     lock = threading.RLock()
     events = EventLog(settings.transcript, time.monotonic)
-    pool = PoolManager(url, settings.pool, settings.leaks, events, service=settings.service, lock=lock)
+    pool = Pool(url, settings.pool, settings.leaks, events, service=settings.service, lock=lock)
     runner = Runner(pool, settings.shutdown, lock=lock)
     return BuiltService(runner, GateMiddleware(call_factory(settings.app, factory, runner), runner))

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from pooldrain.sqla.database import CLIENT_CHECK
+from pooldrain.sqla.connect_options import CLIENT_CHECK
 from pooldrain_compare.harness.servers import EVERY_WAY, Backend
 from tests.conftest import Measured
 from tests.harness.postgres import Postgres

@@ -8,10 +8,10 @@ from types import TracebackType
 from typing import Any
 
 import pytest
+import sqlalchemy
 
 from pooldrain.gate import Reservation
 from pooldrain.in_flight import CURRENT_REQUEST, InFlightRequest
-from pooldrain.ledger import CheckoutLedger
 from pooldrain.lifecycle import Service
 from pooldrain.policy import LeakPolicy, PoolPolicy, ShutdownPolicy
 from pooldrain.problems import CUT
@@ -25,7 +25,9 @@ from pooldrain.shutdown import (
     ShutdownReport,
     Tally,
 )
-from pooldrain.sqla.tracker import PoolTracker, TrackedPool
+from pooldrain.sqla.database_url import DatabaseUrl
+from pooldrain.sqla.pool import ClosableQueuePool
+from pooldrain.sqla.tracked_pool import TrackedPool
 from pooldrain.stacks import StackWalker
 from pooldrain.status import PoolStatus
 from pooldrain.transcript import Event
@@ -75,12 +77,17 @@ class Pool(TrackedPool):
     closed = False
 
     def __init__(self, world: World, leaks: LeakPolicy) -> None:
-        super().__init__(world.lock, world.clock)
-        self.ledger = CheckoutLedger(leaks)
-        self.events = world.events
-        self.policy = PoolPolicy()
-        self.tracker = PoolTracker(
-            self.ledger, world.events, lock=world.lock, clock=world.clock, discard=lambda record, connection: None
+        url = DatabaseUrl.parse("sqlite:///never-opened.db")
+        super().__init__(
+            sqlalchemy.create_engine(url.sync_url, poolclass=ClosableQueuePool),
+            "main",
+            url=url,
+            policy=PoolPolicy(),
+            leaks=leaks,
+            events=world.events,
+            service="test",
+            lock=world.lock,
+            clock=world.clock,
         )
 
     @property

@@ -17,7 +17,8 @@ from typing import Any, TypeVar, cast
 import pytest
 from sqlalchemy.util import await_only, greenlet_spawn
 
-from pooldrain.sqla.pool import ClosableAsyncQueuePool, ClosablePool, ClosableQueuePool
+from pooldrain.sqla.async_pool import ClosableAsyncQueuePool
+from pooldrain.sqla.pool import ClosablePool, ClosableQueuePool
 from pooldrain.sqla.queues import ClosableAsyncQueue
 
 T = TypeVar("T")

@@ -117,8 +117,8 @@ def server_infos(*names: str) -> dict[str, SystemInfo]:
 
 
 _POOL_INFOS = {
-    "pooldrain-threads": SystemInfo("pooldrain · threads", "pooldrain_sync's PoolManager", ours=True, colour="sync"),
-    "pooldrain-asyncio": SystemInfo("pooldrain · asyncio", "pooldrain_async's PoolManager", ours=True, colour="async"),
+    "pooldrain-threads": SystemInfo("pooldrain · threads", "pooldrain_sync's Pool", ours=True, colour="sync"),
+    "pooldrain-asyncio": SystemInfo("pooldrain · asyncio", "pooldrain_async's Pool", ours=True, colour="async"),
     "sqlalchemy-threads": SystemInfo("SQLAlchemy · threads", "create_engine, QueuePool", ours=False, colour="sync"),
     "sqlalchemy-asyncio": SystemInfo(
         "SQLAlchemy · asyncio", "create_async_engine, AsyncAdaptedQueuePool", ours=False, colour="async"

@@ -12,7 +12,7 @@ from functools import partial
 from pooldrain import answers, status
 from pooldrain.lifecycle import Service
 from pooldrain.policy import LeakPolicy
-from pooldrain.sqla.tracker import TrackedPool
+from pooldrain.sqla.tracked_pool import TrackedPool
 from pooldrain.stacks import StackWalker
 from pooldrain_compare.bench import scale_asyncio, scale_threads
 from pooldrain_compare.bench.contenders import pool_infos

@@ -42,7 +42,7 @@ def sync_runner(
 ) -> pooldrain_sync.runner.Runner:
     """A runner of the threaded shell, and its pool, not opened."""
     lock = threading.RLock()
-    manager = pooldrain_sync.pool.PoolManager(
+    manager = pooldrain_sync.pool.Pool(
         url, pool or PoolPolicy(), leaks or LeakPolicy(), Listener(heard), service=SERVICE, lock=lock
     )
     return pooldrain_sync.runner.Runner(manager, shutdown or ShutdownPolicy(), lock=lock)
@@ -58,7 +58,7 @@ def async_runner(
 ) -> pooldrain_async.runner.Runner:
     """The same of the asyncio shell."""
     lock = threading.RLock()
-    manager = pooldrain_async.pool.PoolManager(
+    manager = pooldrain_async.pool.Pool(
         url, pool or PoolPolicy(), leaks or LeakPolicy(), Listener(heard), service=SERVICE, lock=lock
     )
     return pooldrain_async.runner.Runner(manager, shutdown or ShutdownPolicy(), lock=lock)

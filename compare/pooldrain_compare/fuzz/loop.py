@@ -20,9 +20,9 @@ from pooldrain.errors import describe_error
 from pooldrain.ledger import hold_as
 from pooldrain.shutdown import ShutdownReport, Stop
 from pooldrain.sqla.errors import explain_error
-from pooldrain.sqla.tracker import TrackedPool
+from pooldrain.sqla.tracked_pool import TrackedPool
 from pooldrain_async.middleware import GateMiddleware, send_answer
-from pooldrain_async.pool import PoolManager
+from pooldrain_async.pool import Pool
 from pooldrain_async.runner import Runner
 from pooldrain_compare.fuzz.database import Session, lost, serve_tasks
 from pooldrain_compare.fuzz.scenario import Scenario
@@ -271,7 +271,7 @@ class LoopStage:
         self.report: ShutdownReport | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         lock = threading.RLock()
-        pool = PoolManager(
+        pool = Pool(
             URL, scenario.pool, scenario.leaks, self.world.transcript, service=SERVICE, lock=lock, clock=self._loop.time
         )
         self.runner = Runner(pool, scenario.shutdown, lock=lock, clock=self._loop.time)

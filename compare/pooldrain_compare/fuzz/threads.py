@@ -22,7 +22,7 @@ from pooldrain.gate import CLOSE_CONNECTION
 from pooldrain.ledger import hold_as
 from pooldrain.shutdown import ShutdownReport, Stop
 from pooldrain.sqla.errors import explain_error
-from pooldrain.sqla.tracker import TrackedPool
+from pooldrain.sqla.tracked_pool import TrackedPool
 from pooldrain_compare.fuzz.database import Session, lost, serve_threads
 from pooldrain_compare.fuzz.scenario import Scenario
 from pooldrain_compare.fuzz.turns import Modules, Thread, Turns, replaced
@@ -46,7 +46,7 @@ from pooldrain_compare.fuzz.world import (
     uncounted,
 )
 from pooldrain_sync.middleware import GateMiddleware, send
-from pooldrain_sync.pool import PoolManager
+from pooldrain_sync.pool import Pool
 from pooldrain_sync.runner import Runner
 
 if TYPE_CHECKING:
@@ -245,7 +245,7 @@ class ThreadStage:
         self._stack = ExitStack()
         self._stack.enter_context(replaced(_WAITING, Modules(turns)))
         lock = threading.RLock()
-        pool = PoolManager(
+        pool = Pool(
             URL, scenario.pool, scenario.leaks, self.world.transcript, service=SERVICE, lock=lock, clock=turns.clock
         )
         self.runner = Runner(pool, scenario.shutdown, lock=lock, clock=turns.clock)

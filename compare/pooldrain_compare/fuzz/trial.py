@@ -15,7 +15,7 @@ from operator import itemgetter
 from typing import Any, Protocol
 
 from pooldrain.shutdown import Phase, ShutdownReport
-from pooldrain.sqla.tracker import TrackedPool
+from pooldrain.sqla.tracked_pool import TrackedPool
 from pooldrain_compare.checker import check
 from pooldrain_compare.fuzz.loop import LoopStage
 from pooldrain_compare.fuzz.scenario import Action, Scenario

@@ -12,7 +12,8 @@ from pooldrain import answers, status
 from pooldrain.answers import Answer
 from pooldrain.lifecycle import Service
 from pooldrain.sqla.database_url import DatabaseUrl
-from pooldrain.sqla.tracker import EventSink, TrackedPool
+from pooldrain.sqla.hooks import EventSink
+from pooldrain.sqla.tracked_pool import TrackedPool
 from pooldrain.transcript import Event
 from pooldrain_compare.fuzz import database
 from pooldrain_compare.fuzz.database import Database, Wait

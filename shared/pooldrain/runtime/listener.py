@@ -13,6 +13,7 @@ import select
 import socket
 import struct
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, Self
@@ -62,6 +63,25 @@ def bind_socket(host: str, port: int) -> socket.socket:
         raise cannot_listen(host, port, error) from error
     listener.set_inheritable(True)
     return listener
+
+
+_listeners: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+
+def keep_from_children(listener: socket.socket) -> None:
+    """Close a listener of this process in its children.
+
+    One that outlives its service would keep the address, and clients would wait in vain.
+    """
+    _listeners.add(listener)
+
+
+def _close_in_child() -> None:
+    for listener in _listeners:
+        listener.close()
+
+
+os.register_at_fork(after_in_child=_close_in_child)
 
 
 def cannot_listen(host: str, port: int, error: Exception) -> StartupError:

@@ -11,6 +11,7 @@ from pooldrain.answers import Answer
 from pooldrain.errors import InvalidRequest, PoolClosed, describe_error
 from pooldrain.in_flight import CURRENT_REQUEST
 from pooldrain.problems import DATABASE_UNAVAILABLE, INTERNAL_ERROR, POOL_CLOSED, POOL_EXHAUSTED, invalid_request
+from pooldrain.sqla.database_url import DatabaseUrl
 from pooldrain.sqla.pool import PoolExhausted
 
 logger = logging.getLogger("pooldrain")
@@ -42,3 +43,9 @@ def explain_error(error: Exception, route: str) -> Answer:
 def is_temporary(error: DBAPIError) -> bool:
     """Whether it is the database's trouble, and may be over when the client tries again."""
     return isinstance(error, OperationalError | InterfaceError) or getattr(error.orig, "sqlstate", None) == READ_ONLY
+
+
+def startup_problem(url: DatabaseUrl, error: Exception, what: str = "cannot connect to") -> str:
+    """Why the database cannot be used, in one line, with the password masked."""
+    reason = " ".join(str(getattr(error, "orig", None) or error).split())
+    return f"{what} {url.masked}: {url.mask(reason)}"

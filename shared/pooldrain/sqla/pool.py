@@ -14,27 +14,30 @@ This module patches internals of SQLAlchemy 2.1's QueuePool (`_do_get`, `_return
 
 from __future__ import annotations
 
+import sys
 import weakref
+from types import FrameType
 from typing import Any, Protocol
 
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, PoolProxiedConnection, QueuePool
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection, QueuePool
 
 from pooldrain.errors import PoolClosed
 from pooldrain.sqla.queues import ClosableAsyncQueue, ClosableQueue, QueueClosed
-from pooldrain.stacks import RawStack
+from pooldrain.stacks import RawStack, StackWalker
 from pooldrain.status import PoolStatus
 
 
 class Tracker(Protocol):
     """Whom a pool tells of what leaves it and comes back."""
 
-    def caller(self) -> RawStack:
-        """Who is checking out, looked for before the checkout."""
+    @property
+    def walker(self) -> StackWalker:
+        """Finds who is checking out."""
         ...
 
-    def checked_out(self, proxy: PoolProxiedConnection, caller: RawStack) -> None:
-        """A connection has left the pool."""
+    def checked_out(self, proxy: PoolProxiedConnection, caller: RawStack, worker: object) -> None:
+        """A connection has left the pool; `worker`: what runs its caller."""
 
     def checked_in(self, record: ConnectionPoolEntry) -> None:
         """A connection is coming back."""
@@ -68,10 +71,27 @@ class _Lifetime:
 
 
 class ClosablePool(QueuePool):
-    """QueuePool with the four properties at the head of this module. Use one of the two classes below."""
+    """QueuePool with the four properties at the head of this module. Use one of its two subclasses."""
 
     _sqla_logger_namespace = "sqlalchemy.pool.pooldrain"  # SQLAlchemy's records stay with SQLAlchemy's loggers
     _pool: ClosableQueue | ClosableAsyncQueue
+
+    # What differs between the colours, beside the queue.
+
+    @staticmethod
+    def _caller_frame() -> FrameType | None:
+        """Where to begin to look for the caller."""
+        raise NotImplementedError
+
+    @staticmethod
+    def _worker() -> object:
+        """What runs the caller, if it is not the thread."""
+        raise NotImplementedError
+
+    @staticmethod
+    def discard_collected(record: ConnectionPoolEntry, connection: Any) -> bool:
+        """Close a connection that the garbage collector found; True if the pool itself will not tell of it."""
+        raise NotImplementedError
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -109,10 +129,11 @@ class ClosablePool(QueuePool):
         if (tracker := self._lifetime.tracker) is None:
             proxy = super().connect()
         else:
-            caller = tracker.caller()  # before: a checkout that waits may come back without its caller's frames
+            # Before the checkout: one that waits may come back without its caller's frames.
+            caller = tracker.walker.capture(self._caller_frame())
             proxy = super().connect()
             if not self._lifetime.closed:  # or nobody gets it, and there is nothing to tell of
-                tracker.checked_out(proxy, caller)
+                tracker.checked_out(proxy, caller, self._worker())
         if self._lifetime.closed:  # while the connection was being opened or tested; asked last, so that none slips by
             proxy.close()
             raise self._pool_closed(waiting=True)
@@ -201,8 +222,14 @@ class ClosableQueuePool(ClosablePool):
 
     _queue_class = ClosableQueue
 
+    _caller_frame = staticmethod(sys._getframe)
 
-class ClosableAsyncQueuePool(ClosablePool, AsyncAdaptedQueuePool):
-    """For asyncio, under SQLAlchemy's greenlet."""
+    @staticmethod
+    def _worker() -> None:
+        """Nothing else."""
 
-    _queue_class = ClosableAsyncQueue
+    @staticmethod
+    def discard_collected(record: ConnectionPoolEntry, connection: Any) -> bool:
+        """Close it, instead of pooling it again as SQLAlchemy would."""
+        record.invalidate()
+        return False

@@ -29,7 +29,7 @@ from pooldrain.shutdown import (
     Stop,
     shutdown_sequence,
 )
-from pooldrain_async.pool import PoolManager as AsyncPool
+from pooldrain_async.pool import Pool as AsyncPool
 from pooldrain_async.runner import Runner as AsyncRunner
 from pooldrain_compare.cli import run
 from pooldrain_compare.fuzz import campaign
@@ -38,7 +38,7 @@ from pooldrain_compare.fuzz.scenario import ACTIONS, OPERATIONS, Action, Scenari
 from pooldrain_compare.fuzz.strategies import scenarios
 from pooldrain_compare.fuzz.trial import STAGES, differences, play
 from pooldrain_compare.fuzz.turns import Condition, Thread, Turns
-from pooldrain_sync.pool import PoolManager as SyncPool
+from pooldrain_sync.pool import Pool as SyncPool
 from pooldrain_sync.runner import Runner as SyncRunner
 
 SEED = 20240229

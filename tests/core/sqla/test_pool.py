@@ -20,8 +20,9 @@ from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util import greenlet_spawn
 
 from pooldrain import PoolClosed
+from pooldrain.sqla.async_pool import ClosableAsyncQueuePool
 from pooldrain.sqla.database_url import DatabaseUrl
-from pooldrain.sqla.pool import ClosableAsyncQueuePool, ClosablePool, ClosableQueuePool, PoolExhausted
+from pooldrain.sqla.pool import ClosablePool, ClosableQueuePool, PoolExhausted
 from pooldrain.sqla.queues import ClosableAsyncQueue
 from pooldrain.status import PoolStatus
 from tests.harness.colours import Colour, Loop, both_colours, run, until_waiting

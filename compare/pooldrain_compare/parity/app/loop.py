@@ -25,7 +25,7 @@ from pooldrain.ledger import hold_as
 from pooldrain.shutdown import Phase
 from pooldrain_async.app import create_app as create_demo
 from pooldrain_async.middleware import send_answer
-from pooldrain_async.pool import PoolManager
+from pooldrain_async.pool import Pool
 from pooldrain_async.runner import Runner
 from pooldrain_compare.parity.app import routes
 from pooldrain_compare.parity.app.routes import Given
@@ -34,7 +34,7 @@ from pooldrain_compare.parity.app.routes import Given
 class Scenarios:
     """The routes, one method each."""
 
-    def __init__(self, runner: Runner, second: PoolManager | None) -> None:
+    def __init__(self, runner: Runner, second: Pool | None) -> None:
         self._engine = runner.pool.engine
         self._second = second
         self._wait = text(routes.wait_statement(runner.pool.url.dialect))
@@ -187,7 +187,7 @@ async def wait_at(name: str) -> None:
             await writer.wait_closed()
 
 
-def create_app(runner: Runner, second: PoolManager | None = None) -> ASGIApp:
+def create_app(runner: Runner, second: Pool | None = None) -> ASGIApp:
     """The demo's routes and the scenarios'."""
     app = create_demo(runner)
     assert isinstance(app, FastAPI)

@@ -22,7 +22,7 @@ from pooldrain_compare.parity.app import routes
 from pooldrain_compare.parity.app.routes import Given, wait_at
 from pooldrain_sync.app import create_app as create_demo
 from pooldrain_sync.middleware import send
-from pooldrain_sync.pool import PoolManager
+from pooldrain_sync.pool import Pool
 from pooldrain_sync.runner import Runner
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 class Scenarios:
     """The routes, one method each."""
 
-    def __init__(self, runner: Runner, second: PoolManager | None) -> None:
+    def __init__(self, runner: Runner, second: Pool | None) -> None:
         self._engine = runner.pool.engine
         self._second = second
         self._wait = text(routes.wait_statement(runner.pool.url.dialect))
@@ -168,7 +168,7 @@ class Scenarios:
             wait_at(given.latch)
 
 
-def create_app(runner: Runner, second: PoolManager | None = None) -> WSGIApplication:
+def create_app(runner: Runner, second: Pool | None = None) -> WSGIApplication:
     """The demo's routes and the scenarios'."""
     app = create_demo(runner)
     scenarios = Scenarios(runner, second)

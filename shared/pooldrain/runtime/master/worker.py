@@ -26,10 +26,9 @@ from typing import Any
 from gunicorn.app.base import BaseApplication
 from gunicorn.workers.base import Worker
 
-from pooldrain.runtime.listener import BACKLOG, KEEP_ALIVE
+from pooldrain.runtime.listener import BACKLOG, KEEP_ALIVE, keep_from_children
 from pooldrain.runtime.options.settings import Settings
 from pooldrain.runtime.output.report import write_report
-from pooldrain.runtime.process import forks
 from pooldrain.runtime.process.signals import SignalWatch
 from pooldrain.runtime.process.watchdog import WORKER, Watchdog
 from pooldrain.runtime.startup import Ground
@@ -158,7 +157,7 @@ class ManagedWorker(Worker):
     def take_listener(self) -> socket.socket:
         """The listening socket; from now on children of this process do not have it."""
         listener: socket.socket = getattr(self.sockets[0], "sock")  # noqa: B009 - gunicorn's wrapper, typed as a socket
-        forks.keep_from_children(listener)
+        keep_from_children(listener)
         return listener
 
     @contextmanager

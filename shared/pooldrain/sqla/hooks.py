@@ -1,18 +1,16 @@
-"""What keeps the ledger: the pool's checkouts and checkins, SQLAlchemy's events, and the books in words."""
+"""The hooks into SQLAlchemy: what keeps the ledger, by the pool's checkouts and checkins and by SQLAlchemy's events."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
 import sys
 import warnings
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn, Protocol
 
 import sqlalchemy
@@ -25,10 +23,9 @@ from sqlalchemy.pool import (
 )
 from sqlalchemy.pool.base import _ConnectionFairy, _ConnectionRecord
 
-from pooldrain.in_flight import Checkout, InFlightRequest
-from pooldrain.ledger import PINNED_LOOK, CheckoutLedger, Holding, Leak, describe, who_holds
-from pooldrain.policy import PoolPolicy
-from pooldrain.sqla.drivers import in_transaction, is_executing
+from pooldrain.in_flight import Checkout
+from pooldrain.ledger import CheckoutLedger, Holding, Leak, describe, who_holds
+from pooldrain.sqla.drivers import in_transaction
 from pooldrain.sqla.pool import ClosablePool
 from pooldrain.stacks import RawStack, StackWalker, call_sites
 from pooldrain.status import PoolStatus
@@ -40,11 +37,7 @@ from pooldrain.transcript import (
     Event,
     LeakFound,
     LeakReturned,
-    NotReturned,
-    Outstanding,
-    PoolClosing,
     PoolExhausted,
-    PoolOpened,
     ThresholdReached,
 )
 
@@ -73,20 +66,24 @@ _OWN = (
 )
 
 
+_COLLECTED_WARNING = "The garbage collector is trying to clean up non-checked-in connection"
+
+
+def _is_no_collected_warning(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith(_COLLECTED_WARNING)
+
+
 def silence_collected_warning() -> None:
     """Keep SQLAlchemy from warning, twice, of what the `collected` rule reports by name."""
-    message = "The garbage collector is trying to clean up non-checked-in connection"
-    warnings.filterwarnings("ignore", message, sqlalchemy.exc.SAWarning)
+    warnings.filterwarnings("ignore", _COLLECTED_WARNING, sqlalchemy.exc.SAWarning)
     logger = logging.getLogger(ClosablePool._sqla_logger_namespace)
-    logger.addFilter(lambda record: not str(record.msg).startswith(message))
+    logger.addFilter(_is_no_collected_warning)  # the same one each time, which is added once
 
 
 class PoolTracker:
     """Listens to a pool's events and keeps the ledger.
 
-    The shells pass what differs between their colours: `lock` (what guards the ledger), `clock` (monotonic
-    seconds), `frame` (the innermost frame to look for the caller in; None: where the checkout is called),
-    `worker` (what runs the caller) and `discard` (closes a connection that the garbage collector found).
+    `lock` guards the ledger, `clock` gives monotonic seconds, `skip` has files and folders that are no caller's.
 
     Checkouts and checkins come straight from the pool, the rest by SQLAlchemy's events, which cost more.
     """
@@ -99,9 +96,6 @@ class PoolTracker:
         lock: AbstractContextManager[Any],
         clock: Callable[[], float],
         skip: tuple[str, ...] = (),
-        frame: Callable[[], FrameType | None] | None = None,
-        worker: Callable[[], object] | None = None,
-        discard: Callable[[ConnectionPoolEntry, Any], None],
     ) -> None:
         self.ledger = ledger
         self.opened = 0
@@ -111,14 +105,13 @@ class PoolTracker:
         self._events = events
         self._lock = lock
         self._clock = clock
-        self._frame = frame
-        self._worker = worker
-        self._discard = discard
-        self._walker = StackWalker((*_OWN, *skip))
+        self._pool_class = ClosablePool
+        self.walker = StackWalker((*_OWN, *skip))
 
     def listen(self, engine: sqlalchemy.Engine) -> None:
         """Attach to the engine and its pool (and to the pools that `dispose` puts in its place)."""
         assert isinstance(engine.pool, ClosablePool), "an engine made with poolclass=Closable…QueuePool"
+        self._pool_class = type(engine.pool)
         engine.pool.track(self)
         event.listen(engine.pool, "connect", self._connected)
         event.listen(engine.pool, "detach", self._detached)
@@ -192,16 +185,11 @@ class PoolTracker:
                 if self._events.detailed:
                     self._events.emit(ConnectionClosed())
 
-    def caller(self) -> RawStack:
-        """Who is checking out."""
-        return self._walker.capture(sys._getframe(1) if self._frame is None else self._frame())
-
-    def checked_out(self, proxy: PoolProxiedConnection, caller: RawStack) -> None:
+    def checked_out(self, proxy: PoolProxiedConnection, caller: RawStack, worker: object) -> None:
         """A connection has left the pool."""
         assert isinstance(proxy, _ConnectionFairy), "the only proxies that there are"
         record = proxy._connection_record
         assert record is not None
-        worker = None if self._worker is None else self._worker()
         with self._lock:
             checkout = self.ledger.check_out(record, self._clock(), caller, worker, record.fairy_ref)
             if self._events.detailed:
@@ -243,6 +231,10 @@ class PoolTracker:
             self._collected(checkout)
         self._discard(record, connection)
 
+    def _discard(self, record: ConnectionPoolEntry, connection: Any) -> None:
+        if self._pool_class.discard_collected(record, connection):
+            self.closed_one(connection)
+
     def _collected(self, checkout: Checkout) -> None:
         # SQLAlchemy would silently pool it again (threads) or drop it half-open (asyncio); both colours discard it.
         now = self._clock()
@@ -258,122 +250,6 @@ class PoolTracker:
             checkout.statement = statement[:STATEMENT_KEPT]
             checkout.runs += 1
             checkout.streams = bool(parameters_and_context[-1].execution_options.get("stream_results"))
-
-
-class TrackedPool:
-    """What both shells' pool managers are made of: the ledger's books in words, without a colour."""
-
-    ledger: CheckoutLedger
-    tracker: PoolTracker
-    events: EventSink
-    policy: PoolPolicy
-
-    def __init__(self, lock: AbstractContextManager[Any], clock: Callable[[], float]) -> None:
-        self.lock = self._lock = lock
-        self._clock = clock
-        self._look_again_at = 0.0  # monotonic seconds
-
-    @property
-    def sync_engine(self) -> sqlalchemy.Engine:
-        """The engine, without a colour."""
-        raise NotImplementedError
-
-    @property
-    def pool(self) -> ClosablePool:
-        """The pool of this moment (`Engine.dispose()` replaces it)."""
-        raise NotImplementedError
-
-    @property
-    def status(self) -> PoolStatus:
-        """The pool's numbers."""
-        return self.pool.numbers()
-
-    def close(self) -> None:
-        """Refuse checkouts from now on, and wake who waits for one. Closes no connection."""
-        self.pool.close()
-
-    def forget(self) -> list[Any]:
-        """In a forked child: start anew. Returns what must never be collected there."""
-        pool = self.pool
-        pool.disown()
-        self.sync_engine.dispose(close=False)
-        return [pool, *self.tracker.forget()]
-
-    def outstanding(self) -> list[Checkout]:
-        """Every connection that is checked out, oldest first."""
-        with self._lock:
-            return list(self.ledger.outstanding.values())
-
-    def holdings(self) -> tuple[Holding, ...]:
-        """The same in words."""
-        now = self._clock()
-        return tuple(self.tracker.describe(checkout, now) for checkout in self.outstanding())
-
-    def drivers(self, requests: Iterable[InFlightRequest]) -> list[Any]:
-        """The drivers' connections that these requests hold from this pool."""
-        with self._lock:
-            mine = self.ledger.outstanding
-            held = [c for request in requests for c in request.checkouts if mine.get(c.key) is c]
-        return [driver for checkout in held if (driver := driver_connection(checkout)) is not None]
-
-    def in_transit(self) -> list[ConnectionPoolEntry]:
-        """Open connections that are neither idle nor checked out: being tested, reset or closed by somebody."""
-        idle = self.pool.idle_records()
-        with self._lock:
-            return [r for r in self.tracker.open_records() if r not in idle and r not in self.ledger.outstanding]
-
-    def report_overdue(self) -> float:
-        """Report what has become overdue; the seconds until something else can, infinite if the rule is off."""
-        age = self.ledger.policy.leak_age
-        if age is None:
-            return math.inf
-        with self._lock:
-            now = self._clock()
-            leaks = self.ledger.overdue(now)
-            due = self.ledger.next_overdue()
-        self.tracker.report(leaks)
-        return max(0.001, age if due is None else due - now)
-
-    def report_pinned(self) -> float:
-        """Look for what idles in a transaction while its request's answer is sent; the seconds until the next look."""
-        now = self._clock()
-        if now < self._look_again_at:
-            return self._look_again_at - now
-        self._look_again_at = now + PINNED_LOOK
-        with self._lock:
-            answering = self.ledger.answering()
-        if answering:
-            idle = {c for c in answering if _idles_in_transaction(driver_connection(c))}
-            with self._lock:
-                leaks = self.ledger.pinned(idle, now)
-            self.tracker.report(leaks)
-        return PINNED_LOOK
-
-    def look(self) -> float:
-        """Report what time alone makes a leak; the seconds until the next look."""
-        return min(self.report_overdue(), self.report_pinned())
-
-    def opened(self, url: str, started: float) -> None:
-        """Tell that the pool is open."""
-        status = self.status
-        seconds = round(self._clock() - started, 6)
-        self.events.emit(PoolOpened(url, status.pool_size, self.policy.max_overflow, status.idle, seconds))
-
-    def tell_outstanding(self) -> tuple[list[Checkout], tuple[Holding, ...]]:
-        """Name every connection that is still out."""
-        self.events.emit(PoolClosing(self.status))
-        now = self._clock()
-        checkouts = self.outstanding()
-        holdings = tuple(self.tracker.describe(checkout, now) for checkout in checkouts)
-        if holdings:
-            self.events.emit(NotReturned(len(holdings)))
-        for number, holding in enumerate(holdings, 1):
-            self.events.emit(Outstanding(number, holding))
-        return checkouts, holdings
-
-
-def _idles_in_transaction(driver: Any) -> bool:
-    return in_transaction(driver) is True and not is_executing(driver)
 
 
 def _belongs_to_parent(*args: Any, **kwargs: Any) -> NoReturn:

@@ -5,34 +5,38 @@ Two processes that use one connection spoil it for both. So before the child's f
 1. each engine gets a fresh pool, as by `Engine.dispose(close=False)`, with fresh locks, and the ledger is emptied;
 2. what was checked out, in whichever thread, counts as invalidated: SQLAlchemy opens another connection in its place;
 3. nothing of the parent's is closed, and nothing is ever collected: both would say goodbye to the server in its name.
-
-And the child does not listen: one that outlives its service would keep the address, and clients would wait in vain.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import weakref
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
-from pooldrain.sqla.tracker import TrackedPool
 
-_pools: weakref.WeakSet[TrackedPool] = weakref.WeakSet()
-_listeners: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+class Forgetful(Protocol):
+    """What starts anew in a child."""
+
+    @property
+    def lock(self) -> AbstractContextManager[Any]:
+        """What guards it."""
+        ...
+
+    def forget(self) -> list[Any]:
+        """Start anew; returns what must never be collected."""
+        ...
+
+
+_pools: weakref.WeakSet[Forgetful] = weakref.WeakSet()
 _inherited: list[Any] = []  # what is never to be collected
 _held = contextlib.ExitStack()  # the pools' locks, during a fork: what the child gets is no half-done book
 
 
-def protect(pool: TrackedPool) -> None:
+def protect(pool: Forgetful) -> None:
     """Let children of this process start with `pool` as if nothing had ever been asked of it."""
     _pools.add(pool)
-
-
-def keep_from_children(listener: socket.socket) -> None:
-    """Close a listener of this process in its children."""
-    _listeners.add(listener)
 
 
 def _before() -> None:
@@ -47,8 +51,6 @@ def _after_in_parent() -> None:
 def _after_in_child() -> None:
     for pool in _pools:
         _inherited.extend(pool.forget())
-    for listener in _listeners:
-        listener.close()
     _held.close()
 
 

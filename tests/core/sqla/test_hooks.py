@@ -28,12 +28,12 @@ import pooldrain_sync.pool
 from pooldrain import LeakPolicy, PoolClosed, PoolPolicy
 from pooldrain.in_flight import CURRENT_REQUEST, InFlightRequest
 from pooldrain.sqla.database_url import DatabaseUrl
-from pooldrain.sqla.tracker import STATEMENT_KEPT, dbapi_connection, driver_connection
+from pooldrain.sqla.hooks import STATEMENT_KEPT, dbapi_connection, driver_connection
 from pooldrain.status import PoolStatus
 from pooldrain.transcript import Event
 from tests.harness.colours import PATIENCE, Colour, Loop, Threads, both_colours, run
 
-Manager = pooldrain_sync.pool.PoolManager | pooldrain_async.pool.PoolManager
+Manager = pooldrain_sync.pool.Pool | pooldrain_async.pool.Pool
 
 
 @pytest.fixture(name="url")
@@ -78,7 +78,7 @@ class Books:
         self.clock = Clock()
         self.events = Events()
         shell = pooldrain_async.pool if isinstance(colour, Loop) else pooldrain_sync.pool
-        self.manager: Manager = shell.PoolManager(
+        self.manager: Manager = shell.Pool(
             url,
             PoolPolicy(pool_size=2),
             leaks or LeakPolicy(),

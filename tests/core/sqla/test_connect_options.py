@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from pooldrain.policy import PoolPolicy
-from pooldrain.sqla.database import connect_options, end_in_transit
+from pooldrain.sqla.connect_options import connect_options
 from pooldrain.sqla.database_url import DatabaseUrl
+from pooldrain.sqla.tracked_pool import end_in_transit
 
 POSTGRESQL = DatabaseUrl.parse("postgresql://user@db.example.org/name")
 

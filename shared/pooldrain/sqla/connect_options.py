@@ -1,21 +1,27 @@
-"""What the drivers need to be told and asked, for psycopg and SQLite, in both colours."""
+"""What engines and drivers are told: the pool's policy, the application name, the timeouts of a connection."""
 
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
-from pooldrain.in_flight import InFlightRequest
 from pooldrain.policy import PoolPolicy
 from pooldrain.sqla.database_url import DatabaseUrl
-from pooldrain.sqla.drivers import is_busy, shut_down_socket
-from pooldrain.sqla.tracker import TrackedPool
 
-WAIT_STEP = 0.01  # seconds between two chances to interrupt
 PROBES = 2  # unanswered keepalives after which a connection is dead
 CLIENT_CHECK = 2.0  # seconds between two looks of PostgreSQL, while a query runs, whether its client is still there
+
+
+def engine_options(policy: PoolPolicy) -> dict[str, Any]:
+    """The policy, as `create_engine` and `create_async_engine` take it."""
+    return {
+        "pool_size": policy.pool_size,
+        "max_overflow": policy.max_overflow,
+        "pool_timeout": policy.pool_timeout,
+        "pool_recycle": policy.pool_recycle,
+        "pool_pre_ping": policy.pre_ping,
+    }
 
 
 def connect_options(url: DatabaseUrl, policy: PoolPolicy, service: str) -> Callable[..., None]:
@@ -60,38 +66,3 @@ def _notice_silence(cparams: dict[str, Any], timeout: float) -> None:
     }
     ours = " ".join(f"-c {name}={value}" for name, value in settings.items())
     cparams["options"] = f"{ours} {cparams.get('options', '')}".strip()
-
-
-def add_wait_function(dbapi_connection: Any, record: object = None) -> None:
-    """A `connect` listener that gives SQLite what the demo's `/work` query calls: a wait, in interruptible steps."""
-
-    def wait(seconds: float, step: int) -> bool:
-        time.sleep(min(WAIT_STEP, seconds))
-        return step * WAIT_STEP < seconds
-
-    dbapi_connection.create_function("pooldrain_wait", 2, wait)
-
-
-def startup_problem(url: DatabaseUrl, error: Exception, what: str = "cannot connect to") -> str:
-    """Why the database cannot be used, in one line, with the password masked."""
-    reason = " ".join(str(getattr(error, "orig", None) or error).split())
-    return f"{what} {url.masked}: {url.mask(reason)}"
-
-
-def cut_off(pool: TrackedPool, requests: Iterable[InFlightRequest]) -> int:
-    """End, from outside, the connections on which these requests wait for the database; how many there were.
-
-    For a database that does not answer: no cancellation reaches it, and what waits for it has to unwind.
-    """
-    return sum(shut_down_socket(driver) for driver in pool.drivers(requests) if is_busy(driver))
-
-
-def end_in_transit(pool: TrackedPool) -> int:
-    """End, from outside, the connections that somebody is still testing, resetting or closing; how many."""
-    ended = 0
-    for record in pool.in_transit():
-        connection = record.dbapi_connection
-        if is_busy(record.driver_connection) and shut_down_socket(record.driver_connection):
-            pool.tracker.closed_one(connection)
-            ended += 1
-    return ended
