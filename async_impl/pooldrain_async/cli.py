@@ -57,8 +57,8 @@ async def _open(ground: Ground) -> UvicornServer:
     from pooldrain.runtime.listener import bind_socket, keep_from_children
     from pooldrain.runtime.process.watchdog import Watchdog
     from pooldrain.transcript import Listening
+    from pooldrain_async.assembly import build
     from pooldrain_async.servers.uvicorn import UvicornServer
-    from pooldrain_async.service import build
 
     settings = ground.settings
     listener = bind_socket(settings.host, settings.port)
@@ -73,7 +73,7 @@ async def _open(ground: Ground) -> UvicornServer:
 
 def _gunicorn(ground: Ground) -> int:
     from pooldrain.runtime.master.master import run_master
+    from pooldrain_async.assembly import build
     from pooldrain_async.servers.gunicorn import DrainWorker
-    from pooldrain_async.service import build
 
     return run_master(ground, DrainWorker, lambda: build(ground.settings, ground.url))

@@ -43,8 +43,8 @@ def _waitress(ground: Ground) -> int:
     from pooldrain.runtime.output.report import write_report
     from pooldrain.runtime.process.watchdog import Watchdog
     from pooldrain.transcript import Listening
+    from pooldrain_sync.assembly import build
     from pooldrain_sync.servers.waitress import WaitressServer
-    from pooldrain_sync.service import build
 
     settings = ground.settings
     listener = bind_socket(settings.host, settings.port)
@@ -69,6 +69,6 @@ def _gunicorn(ground: Ground) -> int:
 
 
 def _build(ground: Ground) -> object:
-    from pooldrain_sync.service import build
+    from pooldrain_sync.assembly import build
 
     return build(ground.settings, ground.url)

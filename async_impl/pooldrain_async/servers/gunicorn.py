@@ -20,9 +20,9 @@ from pooldrain.runtime.master.worker import ManagedWorker
 from pooldrain.runtime.process.exit import fast_exit, told_in_one_line
 from pooldrain.shutdown import ShutdownReport
 from pooldrain.transcript import Listening
+from pooldrain_async.assembly import BuiltService, build
 from pooldrain_async.runner import Runner
 from pooldrain_async.servers.uvicorn import DrainProtocol, UvicornServer, serve_to_end
-from pooldrain_async.service import BuiltService, build
 
 if TYPE_CHECKING:
     from uvicorn._types import HTTPScope

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-    from pooldrain_sync.service import BuiltService
+    from pooldrain_sync.assembly import BuiltService
 
 logger = logging.getLogger("pooldrain")
 
@@ -123,7 +123,7 @@ class DrainWorker(ManagedWorker, ThreadWorker):
         """Build and open the service, in this process. A failure ends the worker with one line."""
         with told_in_one_line(self.app.settings.service):
             # After the fork: a master without frameworks has less to tear down when everything waits for its exit.
-            from pooldrain_sync.service import build
+            from pooldrain_sync.assembly import build
 
             self._service = self.app.preloaded or build(self.app.settings, self.app.url)
             with self.guarded_start():
