@@ -10,11 +10,11 @@ from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pooldrain import answers, demo, problems, status
 from pooldrain.answers import Answer
-from pooldrain.in_flight import route_label
+from pooldrain.in_flight import CURRENT_REQUEST, route_label
 from pooldrain.sqla.errors import explain_error
 from pooldrain.sqla.sqlite import add_wait_function
 from pooldrain_async.middleware import send_answer
@@ -144,19 +144,13 @@ class _ProblemMiddleware:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started = False
-
-        async def sending(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
         try:
-            await self._app(scope, receive, sending)
+            await self._app(scope, receive, send)
         except ClientDisconnect:
             pass  # in the middle of its request: there is nobody to answer
         except Exception as error:
-            if started or scope["type"] != "http":
+            request = CURRENT_REQUEST.get()  # the gate has seen whether its answer has begun
+            if scope["type"] != "http" or (request is not None and request.status is not None):
                 raise
             await send_answer(explain_error(error, route_label(scope["method"], scope["path"])), send)
 

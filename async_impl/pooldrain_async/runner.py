@@ -15,10 +15,10 @@ from typing import Protocol
 
 from sqlalchemy.exc import DBAPIError
 
-from pooldrain.errors import StartupError, describe_error
+from pooldrain import lifecycle
 from pooldrain.in_flight import Checkout, InFlightRequest
-from pooldrain.lifecycle import Service
-from pooldrain.policy import LeakPolicy, PoolPolicy, ShutdownPolicy
+from pooldrain.phases import Phase
+from pooldrain.policy import ShutdownPolicy
 from pooldrain.shutdown import (
     Announce,
     AnyStep,
@@ -27,8 +27,6 @@ from pooldrain.shutdown import (
     Dispose,
     Done,
     Drain,
-    Failed,
-    Phase,
     Reclaim,
     Retired,
     ShutdownReport,
@@ -36,39 +34,19 @@ from pooldrain.shutdown import (
     Tally,
     shutdown_sequence,
 )
-from pooldrain.sqla.database_url import DatabaseUrl
-from pooldrain.sqla.errors import is_temporary, startup_problem
-from pooldrain.sqla.tracked_pool import cut_off, end_in_transit
-from pooldrain.transcript import StepFailed
 from pooldrain_async.bounded import run_all
 from pooldrain_async.pool import Pool
 
 
-class Server(Protocol):
+class Server(lifecycle.Server, Protocol):
     """What a runner needs of a server."""
-
-    def drain(self) -> None:
-        """From now on requests are refused."""
-
-    def cancel(self) -> None:
-        """From now on no request waits for its client any more."""
 
     async def stop(self, step: Stop) -> None:
         """Answer what is queued, close the listener and every connection; return when done."""
 
 
-class Retiring(Protocol):
+class Retiring(lifecycle.Retiring, Protocol):
     """What a runner needs of a worker that ends while its service goes on."""
-
-    @property
-    def called_off(self) -> bool:
-        """Whether the whole service ends by now."""
-        ...
-
-    @property
-    def connected(self) -> bool:
-        """Whether it has clients."""
-        ...
 
     async def retire(self) -> None:
         """Leave new clients to the other workers; close, after a while, the connections on which nothing comes."""
@@ -77,8 +55,10 @@ class Retiring(Protocol):
         """Take new clients again: the whole service ends, and they are to be told."""
 
 
-class Runner(Service):
+class Runner(lifecycle.Lifecycle[Pool, Callable[[], Awaitable[None]]]):
     """One service and its shutdown."""
+
+    make_pool = Pool
 
     def __init__(
         self,
@@ -88,27 +68,13 @@ class Runner(Service):
         lock: threading.RLock,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.pools = [pool]
-        super().__init__(self.pools, policy, lock=lock, clock=clock)
-        self.pool = pool  # the main one
-        self._pools_lock = lock
-        self._hooks: list[Callable[[], Awaitable[None]]] = []
+        super().__init__([pool], policy, lock=lock, clock=clock)
         self._event = asyncio.Event()
         self._retiring: Retiring | None = None
 
-    def changed(self) -> None:
+    def changed_locked(self) -> None:
         """Wake the step that waits."""
         self._event.set()
-
-    def add_pool(self, url: DatabaseUrl, pool: PoolPolicy, leaks: LeakPolicy) -> Pool:
-        """Another engine, with a pool that opens and stops with the main one. Before `open`."""
-        added = Pool(url, pool, leaks, self.events, service=self.pool.service, lock=self._pools_lock, clock=self.clock)
-        self.pools.append(added)
-        return added
-
-    def on_open(self, hook: Callable[[], Awaitable[None]]) -> None:
-        """Have `hook` called when the pools are open, before the service is ready."""
-        self._hooks.append(hook)
 
     async def open(self) -> None:
         """Open the pools, prepare the application; then the service is ready. Raises StartupError."""
@@ -119,8 +85,8 @@ class Runner(Service):
             for hook in self._hooks:
                 await hook()
         except DBAPIError as error:
-            if is_temporary(error):  # not the application's fault: no traceback
-                raise StartupError(startup_problem(self.pool.url, error, "cannot prepare")) from error
+            if (told := self.pool.cannot_prepare(error)) is not None:  # in one line, without a traceback
+                raise told from error
             raise
         self._watching = asyncio.create_task(self._watch(), name="pooldrain-watch")
         self.enter(Phase.READY)
@@ -160,8 +126,7 @@ class Runner(Service):
         try:
             return await self._perform(step, server)
         except Exception as error:  # noqa: BLE001 - whatever it is, the pool still has to be closed
-            self.events.emit(StepFailed(step.phase.value, describe_error(error)))
-            return Failed(self.clock(), error=describe_error(error))
+            return self.step_failed(step, error)
 
     async def _perform(self, step: AnyStep, server: Server) -> Done | Tally:
         match step:
@@ -217,7 +182,7 @@ class Runner(Service):
             await run_all(works, patience, self.clock, name="pooldrain-cancel")
             await self._wait(lambda: self.gate.idle, patience)
             # What waits for the database unwinds by itself, as a thread does; only then are tasks cancelled.
-            if sum(end_in_transit(pool) + cut_off(pool, requests) for pool in self.pools):
+            if sum(pool.end_in_transit() + pool.cut_off(requests) for pool in self.pools):
                 await self._wait(lambda: self.gate.idle, (patience + step.deadline) / 2)
             for request in list(self.gate.in_flight):
                 if isinstance(request.worker, asyncio.Task):
@@ -230,7 +195,7 @@ class Runner(Service):
     async def _reclaim(self, deadline: float) -> Done:
         self.close_pools()
         for pool in self.pools:
-            end_in_transit(pool)
+            pool.end_in_transit()
         works = [
             partial(self._reclaim_from, pool, checkouts, deadline)
             for pool, checkouts in zip(self.pools, self.tell_outstanding(), strict=True)

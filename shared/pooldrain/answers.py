@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from pooldrain.shutdown import Phase
+from pooldrain.phases import Phase
 
 JSON = "application/json"
 
@@ -37,10 +37,13 @@ class Answer:
             *self.extra_headers,
         ]
 
-    def raw(self) -> bytes:
-        """The answer as it goes over the wire, for a connection that no server looks after; always closes."""
+    def raw(self, *, head_only: bool = False) -> bytes:
+        """The answer as it goes over the wire, for a connection that no server looks after; always closes.
+
+        `head_only`: for HEAD, whose answer has no body.
+        """
         lines = [f"HTTP/1.1 {self.status_line}", *(f"{name}: {value}" for name, value in self.headers)]
-        return "\r\n".join([*lines, "connection: close", "", ""]).encode("latin-1") + self.body
+        return "\r\n".join([*lines, "connection: close", "", ""]).encode("latin-1") + (b"" if head_only else self.body)
 
 
 def to_json(payload: Mapping[str, Any]) -> bytes:

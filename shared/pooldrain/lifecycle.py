@@ -2,30 +2,26 @@
 
 The shells add what waits (threads or asyncio) and the order of nothing: the steps come from `shutdown`.
 Everything here is quick and runs under the shell's lock where it touches gate or ledger. Events are emitted
-under it as well: their order in the transcript is the order of the decisions they tell of.
+under it as well: their order in the transcript is the order of the decisions they tell of. A method whose name ends in
+`_locked` is called with the lock held.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from pooldrain.errors import describe_error
 from pooldrain.gate import RequestGate, Reservation
 from pooldrain.in_flight import Checkout, GivenId, InFlightRequest, route_label
 from pooldrain.leak_rules import LeakRule
 from pooldrain.ledger import PINNED_LOOK, Holding, describe
-from pooldrain.policy import ShutdownPolicy
+from pooldrain.phases import Phase, move
+from pooldrain.policy import LeakPolicy, PoolPolicy, ShutdownPolicy
 from pooldrain.problems import CUT
-from pooldrain.shutdown import (
-    CutRequest,
-    Done,
-    Phase,
-    RequestCounts,
-    ShutdownReport,
-    Tally,
-)
+from pooldrain.shutdown import AnyStep, CutRequest, Done, Failed, RequestCounts, ShutdownReport, Tally
+from pooldrain.sqla.database_url import DatabaseUrl
 from pooldrain.sqla.tracked_pool import TrackedPool
 from pooldrain.stacks import raised_at
 from pooldrain.transcript import (
@@ -45,30 +41,63 @@ from pooldrain.transcript import (
     ShutdownComplete,
     SignalIgnored,
     SignalReceived,
+    StepFailed,
 )
 
 
-class Service:
+class Server(Protocol):
+    """What a runner needs of a server; what waits there has the shell's colour."""
+
+    def drain(self) -> None:
+        """From now on requests are refused: on threads, keep them off the busy ones."""
+
+    def cancel(self) -> None:
+        """From now on no request waits for its client any more, or for a thread."""
+
+
+class Retiring(Protocol):
+    """What a runner needs of a worker that ends while its service goes on."""
+
+    @property
+    def called_off(self) -> bool:
+        """Whether the whole service ends by now."""
+        ...
+
+    @property
+    def connected(self) -> bool:
+        """Whether it has clients."""
+        ...
+
+
+PoolT = TypeVar("PoolT", bound=TrackedPool)
+Hook = TypeVar("Hook")
+
+
+class Lifecycle(Generic[PoolT, Hook]):
     """One service's state. `lock` guards gate and ledgers; `clock` gives monotonic seconds.
 
     `pools` has the pools it stops with, the main one first: most services have one.
     """
 
+    make_pool: Callable[..., PoolT]  # of the shell's colour; see `Pool` there
+
     def __init__(
         self,
-        pools: Sequence[TrackedPool],
+        pools: Sequence[PoolT],
         policy: ShutdownPolicy,
         *,
         lock: AbstractContextManager[Any],
         clock: Callable[[], float],
     ) -> None:
         self.gate = RequestGate()
-        self.phase = Phase.STARTING
+        self._phase: Phase | None = None  # before the first
         self.policy = policy
         self.signals: list[str] = []
         self.events = pools[0].events
         self.clock = clock
-        self._pools = pools
+        self.pools = list(pools)
+        self.pool = pools[0]  # the main one
+        self._hooks: list[Hook] = []
         self._lock = lock
         self._in_flight_at_signal = 0
         self._held: dict[InFlightRequest, Holding] = {}  # by what was cancelled: the connection it had then
@@ -78,17 +107,46 @@ class Service:
         self._failures: set[tuple[str, type[BaseException], str]] = set()  # those that were told
         self._errors: list[str] = []  # what broke beside the requests
 
-    def changed(self) -> None:
-        """Something that a step may wait for has happened. Called with the lock held; the shell wakes its waiter."""
+    def changed_locked(self) -> None:
+        """Something that a step may wait for has happened: the shell wakes its waiter."""
         raise NotImplementedError
+
+    def add_pool(self, url: DatabaseUrl, pool: PoolPolicy, leaks: LeakPolicy, name: str | None = None) -> PoolT:
+        """Another engine, with a pool that opens and stops with the main one. Before `open`."""
+        added = type(self).make_pool(
+            url,
+            pool,
+            leaks,
+            self.events,
+            service=self.pool.service,
+            lock=self._lock,
+            clock=self.clock,
+            name=name or f"pool {len(self.pools) + 1}",
+        )
+        self.pools.append(added)
+        return added
+
+    def on_open(self, hook: Hook) -> None:
+        """Have `hook` called when the pools are open, before the service is ready."""
+        self._hooks.append(hook)
+
+    def look_again(self) -> None:
+        """The same without the lock: a retiring worker's clients have gone, or the whole service ends."""
+        with self._lock:
+            self.changed_locked()
 
     # --- life --------------------------------------------------------------------------------------------
 
     def enter(self, phase: Phase) -> None:
-        """Move on to `phase`."""
+        """Move on to `phase`. Raises PhaseError if it does not follow the one before."""
         with self._lock:
-            self.phase = phase
+            self._phase = move(self._phase, phase)
             self.events.emit(PhaseEntered(phase.value))
+
+    @property
+    def phase(self) -> Phase:
+        """The phase it is in."""
+        return self._phase or Phase.STARTING
 
     @property
     def hurried(self) -> bool:
@@ -103,7 +161,7 @@ class Service:
             if first:
                 self._in_flight_at_signal = self.gate.unanswered
             self.events.emit(SignalReceived(name, len(self.signals)))
-            self.changed()
+            self.changed_locked()
         return first
 
     def signal_ignored(self, name: str) -> None:
@@ -138,11 +196,11 @@ class Service:
     def look_at_pools(self) -> float:
         """Let each pool report, by its own policy, what time alone makes a leak; the seconds until the next look."""
         pauses = [PINNED_LOOK]
-        for number, pool in enumerate(self._pools, 1):
+        for pool in self.pools:
             try:
                 pauses.append(pool.look())
             except Exception as error:  # noqa: BLE001 - whatever it is, the other pools and the next look go on
-                self.failed(f"the watch over pool {number}", error)
+                self.failed(f"the watch over the pool {pool.name}", error)
         return max(0.001, min(pauses))
 
     # --- requests ----------------------------------------------------------------------------------------
@@ -172,14 +230,14 @@ class Service:
             self.gate.finish(request)
             if request.checkouts:
                 now = self.clock()
-                for pool in self._pools:
+                for pool in self.pools:
                     pool.tracker.report(pool.ledger.request_ended(request, now, outlives))
             if request.cancelled and request.was_cut and not request.given_up:
                 self.events.emit(RequestCut(*self._facts(request), self._held_by(request)[0]))
             if self.events.detailed:
                 self.events.emit(RequestFinished(*self._facts(request)))
             if not self.gate.accepting:
-                self.tell_if_idle()
+                self.tell_if_idle_locked()
 
     def response_broken(self, request: InFlightRequest | None, method: str, path: str, body: str) -> None:
         """A response is `shorter` or `longer` than it has announced."""
@@ -191,14 +249,14 @@ class Service:
         with self._lock:
             return self.gate.unanswered
 
-    def tell_if_idle(self) -> None:
-        """Wake who waits for the drain, if this was the last request. Called with the lock held."""
+    def tell_if_idle_locked(self) -> None:
+        """Wake who waits for the drain, if this was the last request."""
         if not self.gate.accepting and self.gate.idle:
-            self.changed()
+            self.changed_locked()
 
     def check_threshold(self) -> bool:
         """The tutorial's coarse leak flag. Asking changes nothing; its rise is told where a leak is found."""
-        return self._pools[0].ledger.at_threshold(self._pools[0].status.checkedout)
+        return self.pools[0].ledger.at_threshold(self.pools[0].status.checkedout)
 
     # --- shutdown ----------------------------------------------------------------------------------------
 
@@ -232,7 +290,7 @@ class Service:
 
     def close_pools(self) -> None:
         """Refuse checkouts from every pool, before anything is done about one of them."""
-        for pool in self._pools:
+        for pool in self.pools:
             pool.close()
 
     def give_up(self) -> Done:
@@ -240,7 +298,8 @@ class Service:
         with self._lock:
             stuck = list(self.gate.in_flight)
         for request in stuck:
-            if request.client is not None and request.client.answer_instead(CUT.raw()):
+            response = CUT.raw(head_only=request.method == "HEAD")
+            if request.client is not None and request.client.answer_instead(response):
                 request.status = CUT.status
         with self._lock:
             given_up = self.gate.give_up()
@@ -248,11 +307,17 @@ class Service:
                 self.events.emit(RequestCut(*self._facts(request), self._held_by(request)[0]))
         return Done(self.clock(), timed_out=bool(given_up))
 
+    def step_failed(self, step: AnyStep, error: Exception) -> Failed:
+        """A step has raised: it is told, and the sequence goes on, for the pool still has to be closed."""
+        described = describe_error(error)
+        self.events.emit(StepFailed(step.phase.value, described))
+        return Failed(self.clock(), error=described)
+
     def tell_outstanding(self) -> list[list[Checkout]]:
         """Refuse checkouts, name every connection that is still out; what to reclaim, pool by pool."""
         self.close_pools()
         outstanding = []
-        for pool in self._pools:
+        for pool in self.pools:
             checkouts, holdings = pool.tell_outstanding()
             outstanding.append(checkouts)
             self._outstanding += holdings
@@ -267,12 +332,12 @@ class Service:
     @property
     def connections_closed(self) -> int:
         """Connections of all pools that were seen to close."""
-        return sum(pool.tracker.closed for pool in self._pools)
+        return sum(pool.tracker.closed for pool in self.pools)
 
     def disposed(self, done: Done, started: float, closed_before: int) -> Done:
         """Tell how the pool was closed."""
         closed = self.connections_closed
-        left = sum(pool.tracker.opened for pool in self._pools) - closed
+        left = sum(pool.tracker.opened for pool in self.pools) - closed
         seconds = round(done.now - started, 6)
         if done.timed_out or left:
             self.events.emit(PoolAbandoned(left, seconds))
@@ -284,7 +349,7 @@ class Service:
         """The facts for the report."""
         now = self.clock()
         with self._lock:
-            gate, ledgers = self.gate, [pool.ledger for pool in self._pools]
+            gate, ledgers = self.gate, [pool.ledger for pool in self.pools]
             return Tally(
                 requests=RequestCounts(self._in_flight_at_signal, gate.finished, gate.refused, len(gate.cut)),
                 cut_requests=tuple(
@@ -298,7 +363,7 @@ class Service:
                     for request in gate.cut
                 ),
                 leaks={rule.value: sum(ledger.counts[rule] for ledger in ledgers) for rule in LeakRule},
-                opened=sum(pool.tracker.opened for pool in self._pools),
+                opened=sum(pool.tracker.opened for pool in self.pools),
                 closed=self.connections_closed,
                 outstanding=self._outstanding,
                 reclaimed=self._reclaimed,

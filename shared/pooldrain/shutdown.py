@@ -19,21 +19,8 @@ from typing import Any
 
 from pooldrain.exit_codes import ExitCode
 from pooldrain.ledger import Holding
+from pooldrain.phases import Phase
 from pooldrain.policy import ShutdownPolicy
-
-
-class Phase(StrEnum):
-    """Where a service is in its life. Phases only ever go forward."""
-
-    STARTING = "STARTING"
-    READY = "READY"
-    ANNOUNCING = "ANNOUNCING"
-    DRAINING = "DRAINING"
-    CANCELLING = "CANCELLING"
-    RECLAIMING = "RECLAIMING"
-    DISPOSING = "DISPOSING"
-    STOPPING = "STOPPING"
-    CLOSED = "CLOSED"
 
 
 class Outcome(StrEnum):

@@ -8,7 +8,7 @@ from typing import Any
 
 from pooldrain.leak_rules import LeakRule
 from pooldrain.ledger import Holding
-from pooldrain.shutdown import Phase
+from pooldrain.phases import Phase
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,11 @@
-"""Puts the threaded service together from its settings."""
+"""What the threaded service is put together from."""
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-from pooldrain.runtime.options.application import call_factory, load_factory
+from pooldrain.runtime import assembly
 from pooldrain.runtime.options.settings import Settings
-from pooldrain.runtime.output.events import EventLog
 from pooldrain.sqla.database_url import DatabaseUrl
 from pooldrain_sync.app import create_app
 from pooldrain_sync.middleware import GateMiddleware
@@ -20,23 +15,9 @@ from pooldrain_sync.runner import Runner
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
-
-@dataclass(frozen=True, slots=True)
-class BuiltService:
-    """A service ready to be opened and served."""
-
-    runner: Runner
-    app: WSGIApplication  # behind its gate
+BuiltService: TypeAlias = "assembly.BuiltService[Runner, WSGIApplication]"
 
 
 def build(settings: Settings, url: DatabaseUrl) -> BuiltService:
-    """The user's application, or the demo. Opens nothing yet: a forked worker must not inherit connections.
-
-    Raises ConfigurationError if the application cannot be loaded.
-    """
-    factory: Callable[[Runner], WSGIApplication] = load_factory(settings.app) or create_app
-    lock = threading.RLock()
-    events = EventLog(settings.transcript, time.monotonic)
-    pool = Pool(url, settings.pool, settings.leaks, events, service=settings.service, lock=lock)
-    runner = Runner(pool, settings.shutdown, lock=lock)
-    return BuiltService(runner, GateMiddleware(call_factory(settings.app, factory, runner), runner))
+    """The user's application, or the demo; see `assemble`. Raises ConfigurationError."""
+    return assembly.assemble(settings, url, pool=Pool, runner=Runner, gate=GateMiddleware, demo=create_app)

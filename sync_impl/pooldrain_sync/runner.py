@@ -13,11 +13,11 @@ from typing import Protocol
 
 from sqlalchemy.exc import DBAPIError
 
-from pooldrain.errors import StartupError, describe_error
+from pooldrain import lifecycle
 from pooldrain.gate import Reservation
 from pooldrain.in_flight import Checkout, InFlightRequest
-from pooldrain.lifecycle import Service
-from pooldrain.policy import LeakPolicy, PoolPolicy, ShutdownPolicy
+from pooldrain.phases import Phase
+from pooldrain.policy import ShutdownPolicy
 from pooldrain.shutdown import (
     Announce,
     AnyStep,
@@ -26,8 +26,6 @@ from pooldrain.shutdown import (
     Dispose,
     Done,
     Drain,
-    Failed,
-    Phase,
     Reclaim,
     Retired,
     ShutdownReport,
@@ -35,39 +33,19 @@ from pooldrain.shutdown import (
     Tally,
     shutdown_sequence,
 )
-from pooldrain.sqla.database_url import DatabaseUrl
-from pooldrain.sqla.errors import is_temporary, startup_problem
-from pooldrain.sqla.tracked_pool import cut_off, end_in_transit
-from pooldrain.transcript import StepFailed
 from pooldrain_sync.bounded import run_all
 from pooldrain_sync.pool import Pool
 
 
-class Server(Protocol):
+class Server(lifecycle.Server, Protocol):
     """What a runner needs of a server."""
-
-    def drain(self) -> None:
-        """From now on requests are refused: keep them off the busy threads."""
-
-    def cancel(self) -> None:
-        """From now on no request waits for its client any more, or for a thread."""
 
     def stop(self, step: Stop) -> None:
         """Answer what is queued, close the listener and every connection; return when done."""
 
 
-class Retiring(Protocol):
+class Retiring(lifecycle.Retiring, Protocol):
     """What a runner needs of a worker that ends while its service goes on."""
-
-    @property
-    def called_off(self) -> bool:
-        """Whether the whole service ends by now."""
-        ...
-
-    @property
-    def connected(self) -> bool:
-        """Whether it has clients."""
-        ...
 
     def retire(self) -> None:
         """Leave new clients to the other workers; close, after a while, the connections on which nothing comes."""
@@ -76,8 +54,10 @@ class Retiring(Protocol):
         """Take new clients again: the whole service ends, and they are to be told."""
 
 
-class Runner(Service):
+class Runner(lifecycle.Lifecycle[Pool, Callable[[], None]]):
     """One service and its shutdown."""
+
+    make_pool = Pool
 
     def __init__(
         self,
@@ -87,32 +67,13 @@ class Runner(Service):
         lock: threading.RLock,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.pools = [pool]
-        super().__init__(self.pools, policy, lock=lock, clock=clock)
-        self.pool = pool  # the main one
-        self._pools_lock = lock
-        self._hooks: list[Callable[[], None]] = []
+        super().__init__([pool], policy, lock=lock, clock=clock)
         self._condition = threading.Condition(lock)
         self._retiring: Retiring | None = None
 
-    def changed(self) -> None:
+    def changed_locked(self) -> None:
         """Wake the step that waits."""
         self._condition.notify_all()
-
-    def look_again(self) -> None:
-        """The same without the lock: a retiring worker's clients have gone, or the whole service ends."""
-        with self._lock:
-            self.changed()
-
-    def add_pool(self, url: DatabaseUrl, pool: PoolPolicy, leaks: LeakPolicy) -> Pool:
-        """Another engine, with a pool that opens and stops with the main one. Before `open`."""
-        added = Pool(url, pool, leaks, self.events, service=self.pool.service, lock=self._pools_lock, clock=self.clock)
-        self.pools.append(added)
-        return added
-
-    def on_open(self, hook: Callable[[], None]) -> None:
-        """Have `hook` called when the pools are open, before the service is ready."""
-        self._hooks.append(hook)
 
     def open(self) -> None:
         """Open the pools, prepare the application; then the service is ready. Raises StartupError."""
@@ -123,8 +84,8 @@ class Runner(Service):
             for hook in self._hooks:
                 hook()
         except DBAPIError as error:
-            if is_temporary(error):  # not the application's fault: no traceback
-                raise StartupError(startup_problem(self.pool.url, error, "cannot prepare")) from error
+            if (told := self.pool.cannot_prepare(error)) is not None:  # in one line, without a traceback
+                raise told from error
             raise
         threading.Thread(target=self._watch, name="pooldrain-watch", daemon=True).start()
         self.enter(Phase.READY)
@@ -138,7 +99,7 @@ class Runner(Service):
         """Take the promise back, if no request claimed it."""
         with self._lock:
             self.gate.release(reservation)
-            self.tell_if_idle()
+            self.tell_if_idle_locked()
 
     def shut_down(self, server: Server, retiring: Retiring | None = None) -> ShutdownReport:
         """Perform the shutdown, start to end, and return its report. Runs in a thread beside the server's loop.
@@ -167,8 +128,7 @@ class Runner(Service):
         try:
             return self._perform(step, server)
         except Exception as error:  # noqa: BLE001 - whatever it is, the pool still has to be closed
-            self.events.emit(StepFailed(step.phase.value, describe_error(error)))
-            return Failed(self.clock(), error=describe_error(error))
+            return self.step_failed(step, error)
 
     def _perform(self, step: AnyStep, server: Server) -> Done | Tally:
         match step:
@@ -224,8 +184,8 @@ class Runner(Service):
             run_all(works, patience, self.clock, name="pooldrain-cancel")
             self._wait(lambda: self.gate.idle, patience)
             for pool in self.pools:
-                end_in_transit(pool)
-                cut_off(pool, requests)
+                pool.end_in_transit()
+                pool.cut_off(requests)
             self._wait(lambda: self.gate.idle, step.deadline)
         finally:  # also if a cancellation raised: nobody goes uncounted
             done = self.give_up()
@@ -234,7 +194,7 @@ class Runner(Service):
     def _reclaim(self, deadline: float) -> Done:
         self.close_pools()
         for pool in self.pools:
-            end_in_transit(pool)
+            pool.end_in_transit()
         works = [
             partial(self._reclaim_from, pool, checkouts, deadline)
             for pool, checkouts in zip(self.pools, self.tell_outstanding(), strict=True)

@@ -18,6 +18,7 @@ from pooldrain.gate import RequestGate
 from pooldrain.in_flight import CURRENT_REQUEST, Checkout, InFlightRequest
 from pooldrain.leak_rules import LeakRule
 from pooldrain.ledger import CheckoutLedger, Holding, describe
+from pooldrain.phases import Phase
 from pooldrain.policy import LeakPolicy, ShutdownPolicy
 from pooldrain.shutdown import (
     Announce,
@@ -29,7 +30,6 @@ from pooldrain.shutdown import (
     Done,
     Drain,
     Failed,
-    Phase,
     Reclaim,
     RequestCounts,
     ShutdownReport,

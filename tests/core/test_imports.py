@@ -24,9 +24,11 @@ PACKAGES = {
 ORDER = [
     "printable",
     "errors",
+    "servers",
     "exit_codes",
     "policy",
     "stacks",
+    "phases",
     "leak_rules",
     "in_flight",
     "gate",

@@ -10,21 +10,13 @@ from typing import Any
 import pytest
 import sqlalchemy
 
-from pooldrain.gate import Reservation
+from pooldrain.gate import RequestGate, Reservation
 from pooldrain.in_flight import CURRENT_REQUEST, InFlightRequest
-from pooldrain.lifecycle import Service
+from pooldrain.lifecycle import Lifecycle
+from pooldrain.phases import Phase, PhaseError
 from pooldrain.policy import LeakPolicy, PoolPolicy, ShutdownPolicy
 from pooldrain.problems import CUT
-from pooldrain.shutdown import (
-    ConnectionCounts,
-    CutRequest,
-    Done,
-    Outcome,
-    Phase,
-    RequestCounts,
-    ShutdownReport,
-    Tally,
-)
+from pooldrain.shutdown import ConnectionCounts, CutRequest, Done, Outcome, RequestCounts, ShutdownReport, Tally
 from pooldrain.sqla.database_url import DatabaseUrl
 from pooldrain.sqla.pool import ClosableQueuePool
 from pooldrain.sqla.tracked_pool import TrackedPool
@@ -129,14 +121,29 @@ class World:
         CURRENT_REQUEST.reset(token)
 
 
-class WokenService(Service):
+class WatchedGate(RequestGate):
+    """Sees to it that its methods are called with the lock held, as its module asks for."""
+
+    def __init__(self, lock: Lock) -> None:
+        super().__init__()
+        self._lock = lock
+
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        if callable(found):
+            assert super().__getattribute__("_lock").held, f"{name} is called without the lock"
+        return found
+
+
+class WokenService(Lifecycle[Pool, object]):
     """Counts how often its waiter was woken, which must happen under the lock."""
 
     def __init__(self, world: World) -> None:
         super().__init__(world.pools, ShutdownPolicy(), lock=world.lock, clock=world.clock)
         self._world = world
+        self.gate = WatchedGate(world.lock)
 
-    def changed(self) -> None:
+    def changed_locked(self) -> None:
         assert self._world.lock.held
         self._world.woken += 1
 
@@ -151,10 +158,20 @@ def _world() -> World:
 
 def test_a_service_starts_and_each_phase_is_told(world: World) -> None:
     phases = [world.service.phase]
-    world.service.enter(Phase.READY)
-    phases.append(world.service.phase)
-    assert phases == [Phase.STARTING, Phase.READY]
-    assert world.events.seen == [{"event": "phase", "phase": "READY"}]
+    for phase in (Phase.STARTING, Phase.READY):
+        world.service.enter(phase)
+        phases.append(world.service.phase)
+    assert phases == [Phase.STARTING, Phase.STARTING, Phase.READY]
+    assert world.events.seen == [{"event": "phase", "phase": phase} for phase in ("STARTING", "READY")]
+
+
+def test_a_phase_that_does_not_follow_the_one_before_raises_and_is_not_told(world: World) -> None:
+    world.service.enter(Phase.STARTING)
+    for phase in (Phase.STARTING, Phase.ANNOUNCING, Phase.CLOSED):
+        with pytest.raises(PhaseError, match=f"{phase.value} does not follow STARTING"):
+            world.service.enter(phase)
+    assert world.service.phase is Phase.STARTING
+    assert world.events.names == ["phase"]
 
 
 def test_the_first_signal_counts_what_is_unanswered_and_wakes_who_waits(world: World) -> None:
@@ -199,7 +216,8 @@ def test_a_refused_request_is_told_by_its_route_fit_to_be_printed(world: World) 
 
 
 def test_a_request_that_waited_for_its_thread_is_told_as_such(world: World) -> None:
-    reservation = world.service.gate.reserve()
+    with world.lock:
+        reservation = world.service.gate.reserve()
     world.service.close_gate()
     assert world.service.admit("GET", "/", None, reservation) is not None
     assert world.events.take("request_admitted")["waited"] is True
@@ -209,7 +227,8 @@ def test_a_request_that_waited_for_its_thread_is_told_as_such(world: World) -> N
 def test_single_requests_are_not_told_where_nobody_wants_to_know(world: World) -> None:
     world.events.detailed = False
     world.end(world.admit())
-    world.service.gate.close()
+    with world.lock:
+        world.service.gate.close()
     assert world.service.admit("GET", "/", None) is None
     assert world.events.seen == []
 
@@ -275,9 +294,9 @@ def test_a_look_that_fails_is_told_once_and_the_other_pools_are_looked_at(world:
     vars(world.pool)["look"] = broken
     assert [world.service.look_at_pools() for _ in range(2)] == [1.0, 1.0]
     told = world.events.take("background_failed")
-    assert (told["what"], told["error"]) == ("the watch over pool 1", "ValueError: no idea")
+    assert (told["what"], told["error"]) == ("the watch over the pool main", "ValueError: no idea")
     assert told["raised_at"].endswith("broken")
-    assert world.service.tally().errors == ("the watch over pool 1: ValueError: no idea",)
+    assert world.service.tally().errors == ("the watch over the pool main: ValueError: no idea",)
 
 
 # -- draining
@@ -319,7 +338,8 @@ def test_a_drain_that_was_complete_before_the_second_signal_was_not_hurried(worl
 
 
 def test_only_what_was_refused_in_the_drain_counts_as_refused_by_it(world: World) -> None:
-    world.service.gate.close()
+    with world.lock:
+        world.service.gate.close()
     world.service.admit("GET", "/", None)
     started, refused_before = world.service.close_gate()
     world.service.admit("GET", "/", None)

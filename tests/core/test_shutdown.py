@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from pooldrain.exit_codes import ExitCode, worst_exit_code
 from pooldrain.ledger import Holding
+from pooldrain.phases import Phase
 from pooldrain.policy import ShutdownPolicy
 from pooldrain.shutdown import (
     Announce,
@@ -27,7 +28,6 @@ from pooldrain.shutdown import (
     Drain,
     Failed,
     Outcome,
-    Phase,
     Reclaim,
     RequestCounts,
     Retired,

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pooldrain.answers import Answer, answer, livez, readyz, to_json
 from pooldrain.leak_rules import LeakRule
 from pooldrain.ledger import Holding
+from pooldrain.phases import Phase
 from pooldrain.problems import (
     CUT,
     DATABASE_UNAVAILABLE,
@@ -22,7 +23,6 @@ from pooldrain.problems import (
     not_found,
     problem,
 )
-from pooldrain.shutdown import Phase
 from pooldrain.status import PoolStatus, pool_status_detail, pool_status_page
 
 # -- JSON

@@ -16,8 +16,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from pooldrain.runtime.listener import BROKEN_PAUSE, IDLE_LIMIT
+from pooldrain.runtime.master.master import run_master
 from pooldrain.runtime.master.worker import ManagedWorker
 from pooldrain.runtime.process.exit import fast_exit, told_in_one_line
+from pooldrain.runtime.startup import Ground
 from pooldrain.shutdown import ShutdownReport
 from pooldrain.transcript import Listening
 from pooldrain_async.assembly import BuiltService, build
@@ -151,7 +153,7 @@ class WorkerServer(UvicornServer):
     def look_again(self) -> None:
         """What the master has to say may have changed."""
         self._told_something.set()
-        self._runner.changed()
+        self._runner.look_again()
 
     async def _begin_when_due(self) -> None:
         """Begin the shutdown as soon as the worker may; a signal that comes later counts at once."""
@@ -171,7 +173,7 @@ class WorkerServer(UvicornServer):
         while self.connected:
             self.server_state.connection_gone.clear()
             await self.server_state.connection_gone.wait()
-        self._runner.changed()
+        self._runner.look_again()
 
     def _accept_all(self) -> None:
         if self._retires:
@@ -187,3 +189,8 @@ def _awaits_request(connection: DrainProtocol) -> bool:
     cycle = cast("RequestResponseCycle | None", connection.cycle)
     half_a_head = scope is not None and "method" not in scope
     return not half_a_head and (cycle is None or cycle.response_complete)
+
+
+def serve(ground: Ground) -> int:
+    """Serve from several processes, under a master, until a signal has led to the end; the exit code."""
+    return run_master(ground, DrainWorker, lambda: build(ground.settings, ground.url))

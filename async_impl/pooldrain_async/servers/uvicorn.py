@@ -48,8 +48,10 @@ from pooldrain.runtime.listener import (
 )
 from pooldrain.runtime.process.signals import SignalWatch
 from pooldrain.runtime.process.watchdog import Watchdog
+from pooldrain.runtime.startup import Ground
 from pooldrain.shutdown import ShutdownReport, Stop
 from pooldrain.transcript import Listening
+from pooldrain_async.assembly import build
 from pooldrain_async.middleware import send_answer
 from pooldrain_async.runner import Runner
 
@@ -140,8 +142,7 @@ class DrainCycle(RequestResponseCycle):
         if self.response_started or self.disconnected:
             return False
         self.leave()
-        head = response[: response.index(b"\r\n\r\n") + 4]
-        self.transport.write(head if self.scope["method"] == "HEAD" else response)
+        self.transport.write(response)
         self.transport.close()
         return True
 
@@ -532,3 +533,19 @@ async def _wait_while(busy: Any, changed: asyncio.Event, deadline: float) -> Non
             while busy():
                 changed.clear()
                 await changed.wait()
+
+
+def serve(ground: Ground) -> int:
+    """Serve from this process until a signal has led to the end; the exit code. Raises StartupError."""
+    # Not asyncio.run: it would wait for tasks that swallow their cancellation.
+    loop = asyncio.new_event_loop()
+    return ground.finish(serve_to_end(loop, loop.run_until_complete(_open(ground))))
+
+
+async def _open(ground: Ground) -> UvicornServer:
+    listener = ground.bind()
+    service = build(ground.settings, ground.url)
+    watchdog = ground.guard()
+    await service.runner.open()
+    listening = ground.listening(listener)
+    return UvicornServer(service.app, service.runner, listener, listening, ground.watch, watchdog=watchdog)

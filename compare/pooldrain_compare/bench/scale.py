@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from pooldrain import answers, status
-from pooldrain.lifecycle import Service
+from pooldrain.lifecycle import Lifecycle
 from pooldrain.policy import LeakPolicy
 from pooldrain.sqla.tracked_pool import TrackedPool
 from pooldrain.stacks import StackWalker
@@ -97,7 +98,7 @@ def _measure_books(bench: Bench, runs: int, checkouts: Sequence[int], progress: 
     steps = [(number, name) for number in checkouts for name in ("pooldrain-threads", "pooldrain-asyncio")]
     for done, (_, (number, name)) in enumerate(rounds(steps, runs)):
         progress(f"checkouts: {number}, {name}", done / runs / len(steps))
-        runner: Service
+        runner: Lifecycle[Any, Any]
         pool: TrackedPool
         leaks = LeakPolicy(leak_age=NEVER)
         if name == "pooldrain-threads":
@@ -121,7 +122,7 @@ def _add_time(bench: Bench, point: Point, work: Callable[[], object]) -> None:
     bench.recorder.add(point, time_calls(lambda loops: work(), 1) / 1000)
 
 
-def _page(runner: Service, pool: TrackedPool) -> answers.Answer:
+def _page(runner: Lifecycle[Any, Any], pool: TrackedPool) -> answers.Answer:
     page = status.pool_status_page(
         pool.status, connection_leak=True, accepting=runner.gate.accepting, active=runner.unanswered()
     )

@@ -13,8 +13,9 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from pooldrain.in_flight import CURRENT_REQUEST, InFlightRequest
+from pooldrain.phases import Phase
 from pooldrain.policy import PoolPolicy, ShutdownPolicy
-from pooldrain.shutdown import Phase, Stop
+from pooldrain.shutdown import Stop
 from pooldrain.sqla.database_url import DatabaseUrl
 from pooldrain_async.runner import Runner
 from pooldrain_compare.bench.checkouts import async_engines

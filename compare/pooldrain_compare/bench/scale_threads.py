@@ -12,8 +12,9 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from pooldrain.in_flight import CURRENT_REQUEST, InFlightRequest
+from pooldrain.phases import Phase
 from pooldrain.policy import PoolPolicy, ShutdownPolicy
-from pooldrain.shutdown import Phase, Stop
+from pooldrain.shutdown import Stop
 from pooldrain.sqla.database_url import DatabaseUrl
 from pooldrain_compare.bench.checkouts import engines
 from pooldrain_compare.bench.shells import SESSIONS, sync_runner

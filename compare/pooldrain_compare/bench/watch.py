@@ -6,7 +6,7 @@ import threading
 import time
 from dataclasses import dataclass
 
-from pooldrain.shutdown import Phase
+from pooldrain.phases import Phase
 from pooldrain.transcript import DrainEnded, DrainStarted, Event, PhaseEntered
 
 

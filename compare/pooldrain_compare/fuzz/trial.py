@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, Protocol
 
-from pooldrain.shutdown import Phase, ShutdownReport
+from pooldrain.phases import Phase
+from pooldrain.shutdown import ShutdownReport
 from pooldrain.sqla.tracked_pool import TrackedPool
 from pooldrain_compare.checker import check
 from pooldrain_compare.fuzz.loop import LoopStage

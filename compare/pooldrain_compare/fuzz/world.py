@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from pooldrain import answers, status
 from pooldrain.answers import Answer
-from pooldrain.lifecycle import Service
+from pooldrain.lifecycle import Lifecycle
 from pooldrain.sqla.database_url import DatabaseUrl
 from pooldrain.sqla.hooks import EventSink
 from pooldrain.sqla.tracked_pool import TrackedPool
@@ -159,7 +159,7 @@ def request_id(number: int) -> str:
     return f"client-{number}"
 
 
-def uncounted(path: str, runner: Service, pool: TrackedPool) -> Answer | None:
+def uncounted(path: str, runner: Lifecycle[Any, Any], pool: TrackedPool) -> Answer | None:
     """The answers to what is never counted, as in the demo."""
     if path == "/readyz":
         return answers.readyz(runner.phase)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pooldrain import servers as specs
+from pooldrain.servers import ServerSpec, servers_of
 from pooldrain_compare.harness.processes import (
     ServerProcess,
     python_module,
@@ -59,17 +61,27 @@ class Backend:
         )
 
 
-GUNICORN = Backend("gunicorn", "pooldrain_sync", "pooldrain-sync", ("--server", "gunicorn"))
-WAITRESS = Backend("waitress", "pooldrain_sync", "pooldrain-sync", ("--server", "waitress"))
-UVICORN = Backend("uvicorn", "pooldrain_async", "pooldrain-async")
+def _backend(spec: ServerSpec) -> Backend:
+    chosen = ("--server", spec.name) if len(servers_of(spec.backend)) > 1 else ()
+    return Backend(spec.name, f"pooldrain_{spec.backend}", f"pooldrain-{spec.backend}", chosen)
 
-_TWO = ("--workers", "2")
-GUNICORN_2 = replace(GUNICORN, name="gunicorn-2-workers", options=(*GUNICORN.options, *_TWO), workers=2)
-UVICORN_2 = replace(UVICORN, name="uvicorn-2-workers", options=_TWO, workers=2)
 
-SERVERS = (GUNICORN, WAITRESS, UVICORN)
-EVERY_WAY = (*SERVERS, GUNICORN_2, UVICORN_2)
+def _with_two_workers(backend: Backend) -> Backend:
+    options = (*backend.options, "--workers", "2")
+    return replace(backend, name=f"{backend.name}-2-workers", options=options, workers=2)
+
+
+SERVERS = tuple(map(_backend, specs.SERVERS.values()))
+EVERY_WAY = (*SERVERS, *(_with_two_workers(each) for each in SERVERS if specs.SERVERS[each.name].several))
 BACKENDS = {backend.name: backend for backend in EVERY_WAY}
 
+GUNICORN, WAITRESS, UVICORN = (BACKENDS[name] for name in ("gunicorn", "waitress", "uvicorn"))
+GUNICORN_2, UVICORN_2 = (BACKENDS[f"{name}-2-workers"] for name in ("gunicorn", "uvicorn"))
+
 # Every threaded server is compared with the asyncio one that has as many workers.
-COMPARED_WITH = {GUNICORN.name: UVICORN.name, WAITRESS.name: UVICORN.name, GUNICORN_2.name: UVICORN_2.name}
+COMPARED_WITH = {
+    ours.name: theirs.name
+    for ours in EVERY_WAY
+    for theirs in (UVICORN, UVICORN_2)
+    if ours.module == GUNICORN.module and ours.workers == theirs.workers
+}

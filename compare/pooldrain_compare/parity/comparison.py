@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pooldrain.shutdown import Phase
+from pooldrain.phases import Phase
 from pooldrain_compare.checker import check
 from pooldrain_compare.harness.servers import BACKENDS
 from pooldrain_compare.normal_form import as_lines, normal_form

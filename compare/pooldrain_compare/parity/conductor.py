@@ -19,7 +19,7 @@ from typing import Any
 import psycopg
 
 from pooldrain.gate import UNCOUNTED_PATHS
-from pooldrain.shutdown import Phase
+from pooldrain.phases import Phase
 from pooldrain_compare.harness.faults.catalogue import BY_NAME, Place
 from pooldrain_compare.harness.http import MalformedResponseError, ResponseReader
 from pooldrain_compare.harness.processes import (

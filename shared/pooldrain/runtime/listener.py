@@ -1,4 +1,4 @@
-"""How long connections live, and the listening socket.
+"""The listening socket, and what all servers do alike with connections: how long they live, who refuses them.
 
 It is bound before anything else is started: a port in use is told at once, in one line.
 """
@@ -36,6 +36,9 @@ FIRST_BYTES = 0.25
 # Seconds for which a worker that retires keeps a connection on which nothing comes: a client that has just read an
 # answer may be about to send its next request.
 IDLE_LIMIT = 2
+
+# Threads of a threaded server that do nothing but refuse while draining.
+REFUSING_THREADS = 2
 
 # Connections accepted in one go before others are looked after.
 ACCEPT_BATCH = 64

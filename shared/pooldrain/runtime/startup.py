@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from dataclasses import dataclass
 
 from pooldrain.runtime.embedded import EmbeddedDatabase
+from pooldrain.runtime.listener import bind_socket, keep_from_children
 from pooldrain.runtime.options.settings import Settings
 from pooldrain.runtime.output.logging import configure_logging
+from pooldrain.runtime.output.report import write_report
 from pooldrain.runtime.process.signals import SignalWatch
+from pooldrain.runtime.process.watchdog import Watchdog
+from pooldrain.shutdown import ShutdownReport
 from pooldrain.sqla.database_url import DatabaseUrl
+from pooldrain.transcript import Listening
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +25,29 @@ class Ground:
     settings: Settings
     url: DatabaseUrl
     watch: SignalWatch
+
+    def bind(self) -> socket.socket:
+        """The listening socket of the only process, bound; its children do not have it. Raises StartupError."""
+        listener = bind_socket(self.settings.host, self.settings.port)
+        keep_from_children(listener)
+        return listener
+
+    def guard(self) -> Watchdog:
+        """What ends the only process when it outlives its grace period."""
+        watchdog = Watchdog(self.settings.shutdown.ladder.grace_period)
+        self.watch.listen(watchdog.arm)
+        return watchdog
+
+    def listening(self, listener: socket.socket) -> Listening:
+        """What to tell when the process listens."""
+        settings = self.settings
+        return Listening(settings.host, listener.getsockname()[1], settings.server, os.getpid())
+
+    def finish(self, report: ShutdownReport) -> int:
+        """Write the report of the only process where it is asked for; the exit code."""
+        if self.settings.report is not None:
+            write_report(self.settings.report, report.as_dict())
+        return report.exit_code
 
 
 def prepare(settings: Settings, watch: SignalWatch) -> Ground:

@@ -9,6 +9,7 @@ from typing import Any
 
 import sqlalchemy
 from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from pooldrain.errors import StartupError
@@ -19,7 +20,7 @@ from pooldrain.sqla import forks
 from pooldrain.sqla.connect_options import connect_options
 from pooldrain.sqla.database_url import DatabaseUrl
 from pooldrain.sqla.drivers import in_transaction, is_busy, is_executing, shut_down_socket
-from pooldrain.sqla.errors import startup_problem
+from pooldrain.sqla.errors import is_temporary, startup_problem
 from pooldrain.sqla.hooks import (
     EventSink,
     PoolTracker,
@@ -134,6 +135,23 @@ class TrackedPool:
             return True
         return checked_out_proxy(checkout) or False
 
+    def cut_off(self, requests: Iterable[InFlightRequest]) -> int:
+        """End, from outside, the connections on which these requests wait for the database; how many there were.
+
+        For a database that does not answer: no cancellation reaches it, and what waits for it has to unwind.
+        """
+        return sum(shut_down_socket(driver) for driver in self.drivers(requests) if is_busy(driver))
+
+    def end_in_transit(self) -> int:
+        """End, from outside, the connections that somebody is still testing, resetting or closing; how many."""
+        ended = 0
+        for record in self.in_transit():
+            connection = record.dbapi_connection
+            if is_busy(record.driver_connection) and shut_down_socket(record.driver_connection):
+                self.tracker.closed_one(connection)
+                ended += 1
+        return ended
+
     def report_overdue(self) -> float:
         """Report what has become overdue; the seconds until something else can, infinite if the rule is off."""
         age = self.ledger.policy.leak_age
@@ -169,6 +187,12 @@ class TrackedPool:
         """Why not, in one line, with the password masked."""
         return StartupError(startup_problem(self.url, error))
 
+    def cannot_prepare(self, error: DBAPIError) -> StartupError | None:
+        """Why the application could not be prepared, if it is the database's fault, and not the application's."""
+        if not is_temporary(error):
+            return None
+        return StartupError(startup_problem(self.url, error, "cannot prepare"))
+
     def opened(self, started: float) -> None:
         """Tell that the pool is open."""
         status = self.status
@@ -190,22 +214,3 @@ class TrackedPool:
 
 def _idles_in_transaction(driver: Any) -> bool:
     return in_transaction(driver) is True and not is_executing(driver)
-
-
-def cut_off(pool: TrackedPool, requests: Iterable[InFlightRequest]) -> int:
-    """End, from outside, the connections on which these requests wait for the database; how many there were.
-
-    For a database that does not answer: no cancellation reaches it, and what waits for it has to unwind.
-    """
-    return sum(shut_down_socket(driver) for driver in pool.drivers(requests) if is_busy(driver))
-
-
-def end_in_transit(pool: TrackedPool) -> int:
-    """End, from outside, the connections that somebody is still testing, resetting or closing; how many."""
-    ended = 0
-    for record in pool.in_transit():
-        connection = record.dbapi_connection
-        if is_busy(record.driver_connection) and shut_down_socket(record.driver_connection):
-            pool.tracker.closed_one(connection)
-            ended += 1
-    return ended

@@ -43,6 +43,7 @@ from pooldrain.runtime.listener import (
     FIRST_BYTES,
     KEEP_ALIVE,
     LINGER_LIMIT,
+    REFUSING_THREADS,
     AcceptExhausted,
     accepted,
     cannot_listen,
@@ -52,15 +53,14 @@ from pooldrain.runtime.listener import (
 )
 from pooldrain.runtime.process.signals import SignalWatch
 from pooldrain.runtime.process.watchdog import Watchdog
+from pooldrain.runtime.startup import Ground
 from pooldrain.shutdown import ShutdownReport, Stop
 from pooldrain.transcript import Listening
+from pooldrain_sync.assembly import build
 from pooldrain_sync.middleware import readable
 from pooldrain_sync.runner import Runner
 
 logger = logging.getLogger("pooldrain")
-
-# Threads that do nothing but refuse while draining.
-REFUSING_THREADS = 2
 
 # Queueing for a thread is normal for a busy server, and told nowhere else.
 logging.getLogger("waitress.queue").setLevel(logging.ERROR)
@@ -151,8 +151,7 @@ class DrainTask(WSGITask):
 
     def answer_instead(self, response: bytes) -> bool:
         """Answer in place of the thread."""
-        head = response[: response.index(b"\r\n\r\n") + 4]
-        return self.channel.answer_instead(head if self.request.method == "HEAD" else response)
+        return self.channel.answer_instead(response)
 
     def broken_off(self) -> Exception:
         """What to raise where the response has to be broken off."""
@@ -608,3 +607,13 @@ class WaitressServer:
             wasyncore.dispatcher.close(channel)
         waitress.refuse_queued()
         self._stopped.set()
+
+
+def serve(ground: Ground) -> int:
+    """Serve from this process until a signal has led to the end; the exit code. Raises StartupError."""
+    listener = ground.bind()
+    service = build(ground.settings, ground.url)
+    watchdog = ground.guard()
+    service.runner.open()
+    server = WaitressServer(service.app, service.runner, listener, ground.settings.threads, watchdog)
+    return ground.finish(server.serve(ground.watch, ground.listening(listener)))

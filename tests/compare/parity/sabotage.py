@@ -14,7 +14,8 @@ import psycopg
 from sqlalchemy import event
 
 from pooldrain import shutdown
-from pooldrain.shutdown import Done, Phase
+from pooldrain.phases import Phase
+from pooldrain.shutdown import Done
 from pooldrain_compare.parity.app import loop, threads
 from pooldrain_sync.runner import Runner
 

@@ -13,7 +13,7 @@ import pytest
 from pooldrain.policy import PoolPolicy
 from pooldrain.sqla.connect_options import connect_options
 from pooldrain.sqla.database_url import DatabaseUrl
-from pooldrain.sqla.tracked_pool import end_in_transit
+from pooldrain.sqla.tracked_pool import TrackedPool
 
 POSTGRESQL = DatabaseUrl.parse("postgresql://user@db.example.org/name")
 
@@ -96,7 +96,7 @@ def test_of_what_is_in_transit_only_what_somebody_waits_for_is_ended(busy: bool)
     record = SimpleNamespace(driver_connection=driver, dbapi_connection=driver)
     closed: list[object] = []
     pool: Any = SimpleNamespace(in_transit=lambda: [record], tracker=SimpleNamespace(closed_one=closed.append))
-    assert end_in_transit(pool) == (1 if busy else 0)
+    assert TrackedPool.end_in_transit(pool) == (1 if busy else 0)
     assert driver.ended is busy
     assert closed == ([driver] if busy else [])
     driver.ours.close()

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pooldrain.answers import Answer
 from pooldrain.ledger import hold_as
-from pooldrain.shutdown import Phase
+from pooldrain.phases import Phase
 from pooldrain_async.app import create_app as create_demo
 from pooldrain_async.middleware import send_answer
 from pooldrain_async.pool import Pool

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, event, text
 
 from pooldrain.answers import Answer
 from pooldrain.ledger import hold_as
-from pooldrain.shutdown import Phase
+from pooldrain.phases import Phase
 from pooldrain_compare.parity.app import routes
 from pooldrain_compare.parity.app.routes import Given, wait_at
 from pooldrain_sync.app import create_app as create_demo

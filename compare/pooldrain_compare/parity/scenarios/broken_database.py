@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pooldrain.shutdown import Phase
+from pooldrain.phases import Phase
 from pooldrain_compare.harness.faults.catalogue import LATENCY
 from pooldrain_compare.parity.scenarios.vocabulary import (
     SHORT_DRAIN,

@@ -14,7 +14,7 @@ import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pooldrain.shutdown import Phase
+from pooldrain.phases import Phase
 
 POSTGRESQL, SQLITE = "postgresql", "sqlite"
 BOTH = (POSTGRESQL, SQLITE)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 
-from pooldrain.shutdown import Phase
+from pooldrain.phases import Phase
 from pooldrain_compare.parity.scenarios.vocabulary import (
     AT_ONCE,
     SHORT_DRAIN,

@@ -15,16 +15,15 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar, get_args
+from typing import Any, NoReturn, TypeVar, get_args
 
 from pooldrain import __version__
 from pooldrain.errors import ConfigurationError
 from pooldrain.policy import LeakPolicy, PoolPolicy, ShutdownPolicy
 from pooldrain.runtime.output.logging import LogFormat, LogLevel
+from pooldrain.servers import SERVERS, Backend, servers_of
 from pooldrain.sqla.database_url import DatabaseUrl
 
-Backend = Literal["sync", "async"]
-Server = Literal["gunicorn", "waitress", "uvicorn"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 Policy = TypeVar("Policy", PoolPolicy, LeakPolicy, ShutdownPolicy)
 
@@ -41,7 +40,7 @@ class Settings:
 
     backend: Backend
     service: str  # "pooldrain-sync" or "pooldrain-async"
-    server: Server
+    server: str  # a key of SERVERS
     host: str  # without the brackets of an IPv6 address
     port: int  # 0: the kernel picks one
     app: str | None  # MODULE:FACTORY; None: the demo
@@ -139,7 +138,7 @@ def _factory(text: str) -> str:
     return name
 
 
-_sync_server = _OneOf(("gunicorn", "waitress"))
+_sync_server = _OneOf(tuple(spec.name for spec in servers_of("sync")))
 _log_format = _OneOf(get_args(LogFormat))
 _log_level = _OneOf(get_args(LogLevel))
 
@@ -261,7 +260,9 @@ class Option:
 
 OPTIONS: dict[str, tuple[Option, ...]] = {
     "Serving": (
-        Option("server", _sync_server, "server of the threaded backend", "gunicorn", backends=("sync",)),
+        Option(
+            "server", _sync_server, "server of the threaded backend", servers_of("sync")[0].name, backends=("sync",)
+        ),
         Option(
             "bind",
             _address,
@@ -351,20 +352,9 @@ def load_settings(backend: Backend, argv: Sequence[str], environ: Mapping[str, s
         elif option.dest not in _POLICY_DEFAULTS:
             values[option.dest] = option.default
 
-    server: Server = values.get("server", "uvicorn")
-    if server == "waitress" and values["workers"] > 1:
-        raise ConfigurationError(
-            f"{origins['workers']} {values['workers']}: waitress serves one process; use --server gunicorn"
-        )
-    if server == "waitress" and values["max_requests"] is not None:
-        raise ConfigurationError(
-            f"{origins['max_requests']} {values['max_requests']}: nobody would replace waitress's one process; "
-            "use --server gunicorn"
-        )
-    if server == "waitress" and values["preload"]:
-        raise ConfigurationError(
-            f"{origins['preload']}: waitress serves one process, and forks none; use --server gunicorn"
-        )
+    server: str = values.get("server", servers_of(backend)[0].name)
+    if SERVERS[server].several is None:
+        _check_one_process(server, values, origins)
     if values["report"] is not None and values["report"] == values["transcript"]:
         raise ConfigurationError(
             f"{origins['report']} and {origins['transcript']} name the same file; give each its own"
@@ -503,6 +493,19 @@ def _from_environment(backend: Backend, environ: Mapping[str, str]) -> dict[str,
 def _did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.85)
     return f" (did you mean {prefix}{close[0]}?)" if close else ""
+
+
+def _check_one_process(server: str, values: Mapping[str, Any], origins: Mapping[str, str]) -> None:
+    """Refuse what a server cannot that has no master."""
+    others = next(spec.name for spec in servers_of(SERVERS[server].backend) if spec.several is not None)
+    use = f"use --server {others}"
+    if values["workers"] > 1:
+        raise ConfigurationError(f"{origins['workers']} {values['workers']}: {server} serves one process; {use}")
+    if values["max_requests"] is not None:
+        told = f"{origins['max_requests']} {values['max_requests']}"
+        raise ConfigurationError(f"{told}: nobody would replace {server}'s one process; {use}")
+    if values["preload"]:
+        raise ConfigurationError(f"{origins['preload']}: {server} serves one process, and forks none; {use}")
 
 
 def _read(option: Option, origin: str, text: str) -> Any:

@@ -178,8 +178,7 @@ class DrainResponse(Response):
 
     def answer_instead(self, response: bytes) -> bool:
         """Answer in place of the thread."""
-        head = response[: response.index(b"\r\n\r\n") + 4]
-        return self.sock.answer_instead(head if self.req.method == "HEAD" else response)
+        return self.sock.answer_instead(response)
 
     def broken_off(self) -> Exception:
         """What to raise where the response has to be broken off."""

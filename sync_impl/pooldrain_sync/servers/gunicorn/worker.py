@@ -38,6 +38,7 @@ from pooldrain.runtime.listener import (
     FIRST_BYTES,
     IDLE_LIMIT,
     LINGER_LIMIT,
+    REFUSING_THREADS,
     AcceptExhausted,
     accepted,
     drop_new_connections,
@@ -63,9 +64,6 @@ if TYPE_CHECKING:
     from pooldrain_sync.assembly import BuiltService
 
 logger = logging.getLogger("pooldrain")
-
-# Threads that do nothing but refuse while draining.
-REFUSING_THREADS = 2
 
 # The request lines of probes.
 _PROBE = re.compile(rb"(?:GET|HEAD) (%s)[ ?]" % b"|".join(path.encode() for path in sorted(UNCOUNTED_PATHS)))

@@ -12,12 +12,12 @@ from pooldrain import ConfigurationError, LeakPolicy, PoolPolicy, ShutdownPolicy
 from pooldrain.runtime.options.settings import (
     BACKENDS,
     OPTIONS,
-    Backend,
     Option,
     Settings,
     load_settings,
     options_table,
 )
+from pooldrain.servers import Backend
 
 EVERY_OPTION = [option for options in OPTIONS.values() for option in options]
 
