@@ -19,7 +19,7 @@ from pooldrain.runtime.process.watchdog import END_MARGIN
 from pooldrain_compare.harness.faults.catalogue import FAULTS, FROZEN, Fault, Place
 from pooldrain_compare.harness.faults.private_server import PrivateServer
 from pooldrain_compare.harness.servers import Backend
-from pooldrain_compare.parity.command import Case, ParityOptions, Verdict, plan, run_cases, stage
+from pooldrain_compare.parity.command import Case, CaseResult, ParityOptions, plan, run_cases, stage
 from pooldrain_compare.parity.scenarios import BY_NAME
 from tests.harness.postgres import Postgres
 from tests.harness.service import Launcher
@@ -129,7 +129,7 @@ def test_with_a_database_that_stands_still_the_exit_is_within_the_grace_period(
 
 
 @pytest.fixture(scope="module")
-def verdicts(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Verdict]:
+def verdicts(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, CaseResult]:
     """The verdict on each case; two services run at a time."""
     directory = tmp_path_factory.mktemp("catalogue")
     with stage(database_url, directory) as on:
@@ -138,7 +138,7 @@ def verdicts(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> dic
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.replace(" ", "-"))
-def test_all_servers_do_the_same(verdicts: dict[str, Verdict], case: Case) -> None:
+def test_all_servers_do_the_same(verdicts: dict[str, CaseResult], case: Case) -> None:
     verdict = verdicts[case.name]
     assert verdict.good, "\n".join(verdict.complaints())
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pooldrain.policy import PoolPolicy, ShutdownPolicy
 from pooldrain_compare import checker
 from pooldrain_compare.checker import RULES, VOCABULARY, Violation, check
-from pooldrain_compare.fuzz.scenario import Action, Scenario
+from pooldrain_compare.fuzz.fuzz_scenario import Action, FuzzScenario
 from pooldrain_compare.fuzz.trial import STAGES, play
 from pooldrain_compare.harness.servers import EVERY_WAY, Backend
 from tests.harness.service import Launcher
@@ -205,7 +205,7 @@ SCRIPTS: dict[str, tuple[Action, ...]] = {
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_what_the_shells_tell_is_valid(script: str, stage: Any) -> None:
-    scenario = Scenario(
+    scenario = FuzzScenario(
         pool=PoolPolicy(pool_size=2, max_overflow=3), shutdown=ShutdownPolicy(announce_period=1), script=SCRIPTS[script]
     )
     seen = play(stage, scenario)

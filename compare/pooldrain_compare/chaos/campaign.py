@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pooldrain.errors import describe_error
-from pooldrain_compare.chaos.judge import judge
+from pooldrain_compare.chaos.invariants import broken_invariants
 from pooldrain_compare.chaos.plan import FAULT_NAMES, Plan, draw
 from pooldrain_compare.chaos.trial import Evidence, run
 from pooldrain_compare.harness.faults.private_server import PrivateServers
@@ -24,7 +24,7 @@ from pooldrain_compare.harness.servers import BACKENDS
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class TrialResult:
     """What came of one trial."""
 
     plan: Plan
@@ -46,20 +46,20 @@ class Campaign:
     """What came of all."""
 
     seed: int
-    verdicts: list[Verdict] = field(default_factory=list)
+    results: list[TrialResult] = field(default_factory=list)
 
     @property
-    def broken(self) -> list[Verdict]:
+    def broken(self) -> list[TrialResult]:
         """Trials in which an invariant was broken, in order."""
-        return sorted((v for v in self.verdicts if v.broken), key=lambda v: v.plan.number)
+        return sorted((v for v in self.results if v.broken), key=lambda v: v.plan.number)
 
     @property
-    def slowest(self) -> Verdict | None:
+    def slowest(self) -> TrialResult | None:
         """The one that used the most of its grace period; how long a start takes, is another matter."""
-        return min((v for v in self.verdicts if not v.plan.early), key=lambda v: v.spare, default=None)
+        return min((v for v in self.results if not v.plan.early), key=lambda v: v.spare, default=None)
 
 
-Told = Callable[[Verdict], None]
+Told = Callable[[TrialResult], None]
 
 
 def run_campaign(
@@ -77,8 +77,8 @@ def run_campaign(
             while running:
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 for each in done:
-                    campaign.verdicts.append(each.result())
-                    told(campaign.verdicts[-1])
+                    campaign.results.append(each.result())
+                    told(campaign.results[-1])
                     running |= {
                         pool.submit(try_out, seed, number, servers, directory, keep) for number in _first(waiting, 1)
                     }
@@ -91,7 +91,7 @@ def _first(numbers: Iterator[int], count: int) -> list[int]:
     return [number for _, number in zip(range(count), numbers, strict=False)]
 
 
-def try_out(seed: int, number: int, servers: PrivateServers, directory: Path, keep: bool) -> Verdict:
+def try_out(seed: int, number: int, servers: PrivateServers, directory: Path, keep: bool) -> TrialResult:
     """Run one trial and judge it; one that the harness itself stumbles over counts as broken."""
     plan = draw(seed, number)
     place = directory / f"trial-{number}"
@@ -100,21 +100,21 @@ def try_out(seed: int, number: int, servers: PrivateServers, directory: Path, ke
     try:
         with servers.borrow() as server:
             evidence = run(plan, server, place)
-        broken = judge(evidence)
+        broken = broken_invariants(evidence)
     except Exception as error:  # noqa: BLE001 - whatever it is, the trial that brings it about is wanted
         broken = [f"harness: {describe_error(error)}"]
-    verdict = _verdict(plan, evidence, broken)
+    result = _result_of(plan, evidence, broken)
     if broken or keep:
-        _leave(place, verdict, evidence)
+        _leave(place, result, evidence)
     else:
         shutil.rmtree(place, ignore_errors=True)
-    return verdict
+    return result
 
 
-def _verdict(plan: Plan, evidence: Evidence | None, broken: list[str]) -> Verdict:
+def _result_of(plan: Plan, evidence: Evidence | None, broken: list[str]) -> TrialResult:
     if evidence is None:
-        return Verdict(plan, broken, None, 0.0, Counter(), 0, 0)
-    return Verdict(
+        return TrialResult(plan, broken, None, 0.0, Counter(), 0, 0)
+    return TrialResult(
         plan=plan,
         broken=broken,
         code=None if evidence.ended is None else evidence.ended.code,
@@ -125,10 +125,10 @@ def _verdict(plan: Plan, evidence: Evidence | None, broken: list[str]) -> Verdic
     )
 
 
-def _leave(place: Path, verdict: Verdict, evidence: Evidence | None) -> None:
+def _leave(place: Path, result: TrialResult, evidence: Evidence | None) -> None:
     place.mkdir(parents=True, exist_ok=True)
-    (place / "plan.json").write_text(json.dumps(verdict.plan.as_dict(), indent=1) + "\n", "utf-8")
-    lines = [verdict.plan.title, f"exit code {verdict.code} after {verdict.seconds:.3f} s", *verdict.broken]
+    (place / "plan.json").write_text(json.dumps(result.plan.as_dict(), indent=1) + "\n", "utf-8")
+    lines = [result.plan.title, f"exit code {result.code} after {result.seconds:.3f} s", *result.broken]
     if evidence is not None:
         lines += ["", "requests:"]
         lines += [
@@ -142,37 +142,37 @@ def _leave(place: Path, verdict: Verdict, evidence: Evidence | None) -> None:
 # --- what is told -----------------------------------------------------------------------------------------------
 
 
-def tell_broken(console: Console, verdict: Verdict, directory: Path) -> None:
+def tell_broken(console: Console, result: TrialResult, directory: Path) -> None:
     """A trial that broke an invariant: how to run it again, and what was wrong."""
-    plan = verdict.plan
+    plan = result.plan
     console.print(
         f"BROKEN: {plan.title}; again: --seed {plan.seed} --only {plan.number}; artefacts: "
         f"{directory / f'trial-{plan.number}'}",
         markup=False,
     )
-    for broken in verdict.broken:
+    for broken in result.broken:
         console.print(f"    {broken}", markup=False)
 
 
 def tell(console: Console, campaign: Campaign) -> None:
-    """Counts by fault and server, the slowest exit, and the verdict."""
+    """Counts by fault and server, the slowest exit, and the result."""
     table = Table(title=f"Chaos, seed {campaign.seed}: trials by fault and server", title_justify="left")
     table.add_column("fault")
     for server in (*BACKENDS, "all"):
         table.add_column(server, justify="right", overflow="fold")
     for fault in FAULT_NAMES:
-        table.add_row(fault, *_cells([v for v in campaign.verdicts if v.plan.fault == fault]))
+        table.add_row(fault, *_cells([v for v in campaign.results if v.plan.fault == fault]))
     table.add_section()
-    table.add_row("all", *_cells(campaign.verdicts))
+    table.add_row("all", *_cells(campaign.results))
     console.print(table)
-    codes = Counter(v.code for v in campaign.verdicts)
-    requests = sum((v.requests for v in campaign.verdicts), Counter[Outcome]())
+    codes = Counter(v.code for v in campaign.results)
+    requests = sum((v.requests for v in campaign.results), Counter[Outcome]())
     lines = [
         "Exit codes: " + ", ".join(f"{code} × {codes[code]}" for code in sorted(codes, key=str)),
         "Requests: "
         + ", ".join(f"{requests[outcome]} {outcome.value.replace('_', ' ')}" for outcome in Outcome)
-        + f"; {sum(v.cut for v in campaign.verdicts)} cut by the services",
-        f"Orders acknowledged, each once in its table: {sum(v.orders for v in campaign.verdicts)}",
+        + f"; {sum(v.cut for v in campaign.results)} cut by the services",
+        f"Orders acknowledged, each once in its table: {sum(v.orders for v in campaign.results)}",
     ]
     if (slowest := campaign.slowest) is not None:
         lines.append(
@@ -182,7 +182,7 @@ def tell(console: Console, campaign: Campaign) -> None:
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
     bad = campaign.broken
-    trials = f"{len(campaign.verdicts)} trials of seed {campaign.seed}"
+    trials = f"{len(campaign.results)} trials of seed {campaign.seed}"
     if bad:
         numbers = ", ".join(str(v.plan.number) for v in bad)
         console.print(f"Verdict: BROKEN in {len(bad)} of {trials}: {numbers}", style="bold red", markup=False)
@@ -190,11 +190,11 @@ def tell(console: Console, campaign: Campaign) -> None:
         console.print(f"Verdict: no invariant was broken in {trials}", style="bold green", markup=False)
 
 
-def _cells(verdicts: list[Verdict]) -> list[str]:
-    cells = [[v for v in verdicts if v.plan.server == server] for server in BACKENDS]
-    return [_cell(each) for each in (*cells, verdicts)]
+def _cells(results: list[TrialResult]) -> list[str]:
+    cells = [[v for v in results if v.plan.server == server] for server in BACKENDS]
+    return [_cell(each) for each in (*cells, results)]
 
 
-def _cell(verdicts: list[Verdict]) -> str:
-    broken = sum(bool(v.broken) for v in verdicts)
-    return f"{len(verdicts)}" + (f" ({broken} broken)" if broken else "")
+def _cell(results: list[TrialResult]) -> str:
+    broken = sum(bool(v.broken) for v in results)
+    return f"{len(results)}" + (f" ({broken} broken)" if broken else "")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pooldrain_compare.harness.arguments import at_least
 
 if TYPE_CHECKING:
-    from pooldrain_compare.chaos.campaign import Verdict
+    from pooldrain_compare.chaos.campaign import TrialResult
 
 TRIALS = 100
 JOBS = 2
@@ -52,14 +52,14 @@ def run(options: argparse.Namespace) -> int:
         ) as progress:
             task = progress.add_task("", total=len(numbers), seed=seed)
 
-            def told(verdict: Verdict) -> None:
+            def told(result: TrialResult) -> None:
                 progress.advance(task)
                 done = int(progress.tasks[task].completed)
                 if not console.is_terminal and done % TOLD_EVERY == 0:
                     console.print(f"{done} of {len(numbers)} trials of seed {seed} done", markup=False)
-                if verdict.broken:
+                if result.broken:
                     files.keep = True
-                    campaign.tell_broken(console, verdict, files.path)
+                    campaign.tell_broken(console, result, files.path)
 
             try:
                 result = campaign.run_campaign(

@@ -13,8 +13,9 @@ import psycopg
 from rich.console import Console
 from rich.table import Table
 
-from pooldrain_compare.demo import observe, verdict
-from pooldrain_compare.demo.observe import Observation
+from pooldrain_compare.demo import expectations, observe
+from pooldrain_compare.demo.observe import DemoRun
+from pooldrain_compare.demo.verdict import Verdict, reach_verdict
 from pooldrain_compare.harness.environment import Artefacts, artefacts, database, witness
 from pooldrain_compare.harness.load import Mode, Outcome
 from pooldrain_compare.harness.narrator import Narrator, result_console
@@ -36,7 +37,7 @@ class DemoOptions:
 def run_demo(options: DemoOptions) -> int:
     """Run it and print the table; the exit status is 0 when nothing was lost, left over or different."""
     console = result_console()
-    observations: list[Observation] = []
+    observations: list[DemoRun] = []
     broken: dict[str, str] = {}
     with artefacts(options.keep) as files:
         with Narrator() as narrator:
@@ -62,41 +63,13 @@ def run_demo(options: DemoOptions) -> int:
                     observations.append(observation)
                     _write_result(files.path / f"{name}.result.json", observation)
                     job(f"done, exit code {observation.ended.code}", 1.0)
-        result = judge(observations, broken)
+        result = reach_verdict(observations, broken)
         files.keep = options.keep is not None or not result.good
         print_result(console, observations, result, files)
     return 0 if result.good else 1
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What is to be said about all servers: what went wrong, line by line, and the verdict."""
-
-    good: bool
-    complaints: tuple[str, ...]
-    verdict: str
-
-
-def judge(observations: Sequence[Observation], broken: dict[str, str]) -> Result:
-    """Judge observations, and the servers that did not start or did not end."""
-    failures = [f"{o.backend.name}: {failure}" for o in observations for failure in verdict.failures(o)]
-    differences = [f"differs: {difference}" for difference in verdict.differences(observations)]
-    complaints = (*(f"{name}: {why}" for name, why in broken.items()), *failures, *differences)
-    if broken:
-        return Result(False, complaints, f"no comparison: {', '.join(broken)} failed")
-    names = " and ".join(", ".join(o.backend.name for o in observations).rsplit(", ", 1))
-    count = len(verdict.facts(observations[0]))
-    held = "something that has to hold did not, see above" if failures else "nothing lost, nothing left over"
-    if len(observations) == 1:
-        text = f"{names} alone, nothing to compare with; {held}"
-    elif differences:
-        text = f"DIFFERENT: {len(differences)} of {count} facts of drain and dispose differ between {names}; {held}"
-    else:
-        text = f"identical: {names} drained and disposed alike in all of {count} facts; {held}"
-    return Result(not complaints, complaints, text)
-
-
-def print_result(console: Console, observations: Sequence[Observation], result: Result, files: Artefacts) -> None:
+def print_result(console: Console, observations: Sequence[DemoRun], result: Verdict, files: Artefacts) -> None:
     """Print the table, what went wrong, and as the last line the verdict."""
     if observations:
         console.print(_table(observations))
@@ -105,45 +78,45 @@ def print_result(console: Console, observations: Sequence[Observation], result: 
     if files.keep:
         console.print(f"Logs, reports and transcripts are in {files.path}", markup=False, soft_wrap=True)
     style = "bold green" if result.good else "bold red"
-    console.print(f"Verdict: {result.verdict}", style=style, markup=False, soft_wrap=True)
+    console.print(f"Verdict: {result.sentence}", style=style, markup=False, soft_wrap=True)
 
 
-def _table(observations: Sequence[Observation]) -> Table:
+def _table(observations: Sequence[DemoRun]) -> Table:
     table = Table(title="Drain and dispose under load", title_justify="left", show_lines=False)
     table.add_column("")
     for observation in observations:
         table.add_column(observation.backend.name, justify="right", overflow="fold")
     for title, show in _ROWS:
         table.add_row(title, *(show(observation) for observation in observations))
-    for phase in verdict.PHASES:
-        cells = (_milliseconds(verdict.phase_seconds(o).get(phase)) for o in observations)
+    for phase in expectations.PHASES:
+        cells = (_milliseconds(expectations.phase_seconds(o).get(phase)) for o in observations)
         table.add_row(f"  {phase}", *cells)
     for title, show in _LAST_ROWS:
         table.add_row(title, *(show(observation) for observation in observations))
     return table
 
 
-Show = Callable[[Observation], str]
+Show = Callable[[DemoRun], str]
 
 
 def _outcome(outcome: Outcome, mode: Mode | None = None) -> Show:
     return lambda o: str(o.load.count(outcome, mode))
 
 
-def _in_flight(o: Observation) -> str:
-    return f"{verdict.in_flight(o)}, {'all' if verdict.in_flight_answered(o) else 'NOT all'} answered 2xx"
+def _in_flight(o: DemoRun) -> str:
+    return f"{expectations.in_flight(o)}, {'all' if expectations.in_flight_answered(o) else 'NOT all'} answered 2xx"
 
 
-def _stored(o: Observation) -> str:
+def _stored(o: DemoRun) -> str:
     wrong = (*o.orders.missing, *o.orders.repeated, *o.orders.unwanted)
     return f"{o.orders.stored}, each once" if not wrong else f"{o.orders.stored}, {len(wrong)} wrong"
 
 
-def _leaks(o: Observation) -> str:
-    sites = verdict.call_sites(o)
+def _leaks(o: DemoRun) -> str:
+    sites = expectations.call_sites(o)
     found = [
         "\n".join((f"{holder} × {count}", rule, *map(_short_site, sites.get(holder, ()))))
-        for (holder, rule), count in sorted(verdict.leaks(o).items())
+        for (holder, rule), count in sorted(expectations.leaks(o).items())
     ]
     return "\n".join(found) or "none"
 
@@ -153,7 +126,7 @@ def _short_site(site: str) -> str:
     return site.rpartition("/")[2]
 
 
-def _left(o: Observation) -> str:
+def _left(o: DemoRun) -> str:
     if o.left.at_exit and not o.left.finally_:
         return f"0 (after {_milliseconds(o.left.seconds)})"
     return str(o.left.finally_)
@@ -183,7 +156,7 @@ _LAST_ROWS: tuple[tuple[str, Show], ...] = (
 )
 
 
-def _write_result(path: Path, o: Observation) -> None:
+def _write_result(path: Path, o: DemoRun) -> None:
     result: dict[str, Any] = {
         "server": o.backend.name,
         "requests": {outcome.value: o.load.count(outcome) for outcome in Outcome},
@@ -191,13 +164,13 @@ def _write_result(path: Path, o: Observation) -> None:
         "reasons": dict(o.load.reasons),
         "stale_connections": o.load.stale,
         "in_flight_seen_by_client": o.in_flight_seen,
-        "in_flight_at_signal": verdict.in_flight(o),
+        "in_flight_at_signal": expectations.in_flight(o),
         "orders": {"acknowledged": o.orders.acknowledged, "stored": o.orders.stored},
         "sessions_left": {"at_exit": o.left.at_exit, "finally": o.left.finally_},
         "seconds": {"signal_to_end": o.ended.at - o.signal_at, "last_answer_to_end": o.answer_to_end},
         "exit_code": o.ended.code,
-        "facts": {name: repr(value) for name, value in verdict.facts(o).items()},
-        "failures": verdict.failures(o),
+        "facts": {name: repr(value) for name, value in expectations.facts(o).items()},
+        "failures": expectations.failures(o),
         "lost": [f"{e.route} {e.mode.value} {e.reason}" for e in o.load.lost],
     }
     path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,6 +1,6 @@
 """One scenario, run on one backend: the tutorial's walkthrough, mixed load, SIGTERM in the middle of it.
 
-`run` brings back an Observation: what the client, the process, the database server, and the backend's own report,
+`run` brings back an DemoRun: what the client, the process, the database server, and the backend's own report,
 transcript and log say. It judges nothing; `verdict` does.
 """
 
@@ -69,7 +69,7 @@ def _answered_otherwise(load: LoadResult) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Observation:
+class DemoRun:
     """Everything that was seen of one backend."""
 
     backend: Backend
@@ -101,7 +101,7 @@ def run(
     *,
     clients: int,
     seconds: float,
-) -> Observation:
+) -> DemoRun:
     """Run the scenario; raises ServerProcessError or TimeoutError when the backend does not start or does not end."""
     prefix = f"{backend.name}-{uuid.uuid4().hex[:12]}"
     progress("starting", 0.0)
@@ -126,7 +126,7 @@ def run(
         witness.remove_orders(prefix)
     records, stray = _records(process.log_lines())
     transcript = backend.transcript(directory)
-    return Observation(
+    return DemoRun(
         backend=backend,
         pages=pages,
         load=result,

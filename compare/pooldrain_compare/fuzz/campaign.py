@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 from hypothesis.errors import Flaky
 
 from pooldrain.errors import describe_error
-from pooldrain_compare.fuzz.scenario import Scenario
+from pooldrain_compare.fuzz.fuzz_scenario import FuzzScenario
 from pooldrain_compare.fuzz.strategies import scenarios
 from pooldrain_compare.fuzz.trial import differences
 
@@ -25,7 +25,7 @@ REGRESSIONS = Path("tests/compare/fuzz/regressions")
 class Divergence:
     """A scenario on which the shells differ, or which the checker rejects."""
 
-    scenario: Scenario
+    scenario: FuzzScenario
     differences: list[str]
 
     def as_dict(self) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def run_campaign(
         report_multiple_bugs=False,
     )
     @given(scenarios())
-    def trial(scenario: Scenario) -> None:
+    def trial(scenario: FuzzScenario) -> None:
         nonlocal done, diverged
         found = try_out(scenario)
         if diverged is None:
@@ -98,7 +98,7 @@ def run_campaign(
     return Result(number, done, time.monotonic() - started, diverged)
 
 
-def try_out(scenario: Scenario) -> list[str]:
+def try_out(scenario: FuzzScenario) -> list[str]:
     """The differences; one that the harness itself stumbles over counts as well."""
     try:
         return differences(scenario)
@@ -116,6 +116,6 @@ def save(divergence: Divergence, directory: Path) -> Path:
     return path
 
 
-def load(path: Path) -> Scenario:
+def load(path: Path) -> FuzzScenario:
     """The scenario of a regression. Raises OSError, ValueError, KeyError or TypeError for what is none."""
-    return Scenario.from_dict(json.loads(path.read_text(encoding="utf-8"))["scenario"])
+    return FuzzScenario.from_dict(json.loads(path.read_text(encoding="utf-8"))["scenario"])

@@ -24,8 +24,8 @@ from pooldrain.sqla.tracked_pool import TrackedPool
 from pooldrain_async.middleware import GateMiddleware, send_answer
 from pooldrain_async.pool import Pool
 from pooldrain_async.runner import Runner
-from pooldrain_compare.fuzz.database import Session, lost, serve_tasks
-from pooldrain_compare.fuzz.scenario import Scenario
+from pooldrain_compare.fuzz.fuzz_scenario import FuzzScenario
+from pooldrain_compare.fuzz.simulated_database import Session, lost, serve_tasks
 from pooldrain_compare.fuzz.world import (
     BACKGROUND,
     FIRST_HALF,
@@ -264,7 +264,7 @@ class LoopStage:
 
     name = "asyncio"
 
-    def __init__(self, scenario: Scenario) -> None:
+    def __init__(self, scenario: FuzzScenario) -> None:
         self._loop = _Loop()
         self._loop.set_exception_handler(self._unhandled)
         self.world = World(scenario, self._loop.time)

@@ -12,7 +12,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from pooldrain.policy import LeakPolicy, PoolPolicy, ShutdownPolicy
-from pooldrain_compare.fuzz.scenario import CLOSING, DRIVERS, OPERATIONS, SERVER_STEPS, Action, Scenario
+from pooldrain_compare.fuzz.fuzz_scenario import CLOSING, DRIVERS, OPERATIONS, SERVER_STEPS, Action, FuzzScenario
 
 MOST_AT_FIRST, MOST_BEFORE, MOST_IN_A_PHASE = 4, 10, 3  # requests, then actions before the signal and after it
 MOST_OPERATIONS = 3
@@ -115,10 +115,10 @@ def _scripts(draw: st.DrawFn) -> tuple[Action, ...]:
     return tuple(script)
 
 
-def scenarios() -> st.SearchStrategy[Scenario]:
+def scenarios() -> st.SearchStrategy[FuzzScenario]:
     """All of them."""
     return st.builds(
-        Scenario,
+        FuzzScenario,
         pool=_pools,
         leaks=_leaks,
         shutdown=_shutdowns,

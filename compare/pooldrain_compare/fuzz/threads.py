@@ -23,8 +23,8 @@ from pooldrain.ledger import hold_as
 from pooldrain.shutdown import ShutdownReport, Stop
 from pooldrain.sqla.errors import explain_error
 from pooldrain.sqla.tracked_pool import TrackedPool
-from pooldrain_compare.fuzz.database import Session, lost, serve_threads
-from pooldrain_compare.fuzz.scenario import Scenario
+from pooldrain_compare.fuzz.fuzz_scenario import FuzzScenario
+from pooldrain_compare.fuzz.simulated_database import Session, lost, serve_threads
 from pooldrain_compare.fuzz.turns import Modules, Thread, Turns, replaced
 from pooldrain_compare.fuzz.world import (
     BACKGROUND,
@@ -238,7 +238,7 @@ class ThreadStage:
 
     name = "threads"
 
-    def __init__(self, scenario: Scenario) -> None:
+    def __init__(self, scenario: FuzzScenario) -> None:
         self._turns = turns = Turns()
         self.world = World(scenario, turns.clock)
         self.report: ShutdownReport | None = None

@@ -18,8 +18,8 @@ from pooldrain.phases import Phase
 from pooldrain.shutdown import ShutdownReport
 from pooldrain.sqla.tracked_pool import TrackedPool
 from pooldrain_compare.checker import check
+from pooldrain_compare.fuzz.fuzz_scenario import Action, FuzzScenario
 from pooldrain_compare.fuzz.loop import LoopStage
-from pooldrain_compare.fuzz.scenario import Action, Scenario
 from pooldrain_compare.fuzz.threads import ThreadStage
 from pooldrain_compare.fuzz.world import Received, World
 from pooldrain_compare.normal_form import as_lines, normal_form
@@ -83,7 +83,7 @@ STAGES: tuple[type[ThreadStage | LoopStage], ...] = (ThreadStage, LoopStage)
 
 
 @dataclass(frozen=True, slots=True)
-class Observation:
+class Played:
     """What one shell did, as far as anybody can see."""
 
     name: str
@@ -96,10 +96,10 @@ class Observation:
     errors: list[str]  # that nobody was there to catch
 
 
-def differences(scenario: Scenario) -> list[str]:
+def differences(scenario: FuzzScenario) -> list[str]:
     """What differs between the shells, and what the checker rejects; empty if all is well."""
     first, second = (play(stage, scenario) for stage in STAGES)
-    found = [f"{seen.name}: {violation}" for seen in (first, second) for violation in judge(seen)]
+    found = [f"{seen.name}: {violation}" for seen in (first, second) for violation in violations(seen)]
     for what, one, other in _compared(first, second):
         if one != other:
             diff = difflib.unified_diff(one, other, f"{what}, {first.name}", f"{what}, {second.name}", n=2, lineterm="")
@@ -107,7 +107,7 @@ def differences(scenario: Scenario) -> list[str]:
     return found
 
 
-def judge(seen: Observation) -> list[str]:
+def violations(seen: Played) -> list[str]:
     """What is wrong with one shell's course by itself."""
     if seen.report is None:
         return ["the shutdown never ended"]
@@ -132,7 +132,7 @@ def _too_late(transcript: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             yield record
 
 
-def _compared(first: Observation, second: Observation) -> Iterator[tuple[str, list[str], list[str]]]:
+def _compared(first: Played, second: Played) -> Iterator[tuple[str, list[str], list[str]]]:
     """What is compared, as lines of text."""
     yield "transcript", as_lines(normal_form(first.transcript)), as_lines(normal_form(second.transcript))
     yield "report", _lines(_report(first)), _lines(_report(second))
@@ -140,7 +140,7 @@ def _compared(first: Observation, second: Observation) -> Iterator[tuple[str, li
         yield what, _lines(getattr(first, what)), _lines(getattr(second, what))
 
 
-def _report(seen: Observation) -> Any:
+def _report(seen: Played) -> Any:
     """A report without what it measures; of requests that are cut at the same instant, either may end first."""
     report = _unmeasured(seen.report)
     if report is not None:
@@ -161,7 +161,7 @@ def _unmeasured(value: Any) -> Any:
 # --- the course of a trial ----------------------------------------------------------------------------------
 
 
-def play(make: type[ThreadStage | LoopStage], scenario: Scenario) -> Observation:
+def play(make: type[ThreadStage | LoopStage], scenario: FuzzScenario) -> Played:
     """Play a scenario to its end."""
     with _undisturbed():
         try:
@@ -170,7 +170,7 @@ def play(make: type[ThreadStage | LoopStage], scenario: Scenario) -> Observation
             gc.collect()  # what was leaked is not to be found during another trial
 
 
-def _play(stage: Stage, scenario: Scenario) -> Observation:
+def _play(stage: Stage, scenario: FuzzScenario) -> Played:
     try:
         director = _Director(stage)
         director.direct(scenario.script)
@@ -221,10 +221,10 @@ class _Director:
             self._signal(SIGNAL)
         self._reach("CLOSED")
 
-    def observed(self) -> Observation:
+    def observed(self) -> Played:
         """What could be seen."""
         world, report = self._world, self._stage.report
-        return Observation(
+        return Played(
             name=self._stage.name,
             transcript=list(world.transcript.records),
             report=None if report is None else report.as_dict(),

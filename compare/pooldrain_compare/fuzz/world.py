@@ -15,9 +15,9 @@ from pooldrain.sqla.database_url import DatabaseUrl
 from pooldrain.sqla.hooks import EventSink
 from pooldrain.sqla.tracked_pool import TrackedPool
 from pooldrain.transcript import Event
-from pooldrain_compare.fuzz import database
-from pooldrain_compare.fuzz.database import Database, Wait
-from pooldrain_compare.fuzz.scenario import Scenario
+from pooldrain_compare.fuzz import simulated_database as database
+from pooldrain_compare.fuzz.fuzz_scenario import FuzzScenario
+from pooldrain_compare.fuzz.simulated_database import Database, Wait
 
 SELECT, HOLD, HOLD_DEAF, INSERT = map(text, (database.SELECT, database.HOLD, database.HOLD_DEAF, database.INSERT))
 
@@ -116,7 +116,7 @@ class Waits:
 class World:
     """One trial in one colour."""
 
-    def __init__(self, scenario: Scenario, clock: Callable[[], float]) -> None:
+    def __init__(self, scenario: FuzzScenario, clock: Callable[[], float]) -> None:
         self.scenario = scenario
         self.clock = clock
         self.transcript = Transcript(clock)

@@ -75,7 +75,7 @@ class Case:
 
 
 @dataclass(slots=True)
-class Verdict:
+class CaseResult:
     """What came of a case: what is wrong with each server, and each pair's differences."""
 
     case: Case
@@ -159,23 +159,23 @@ def _known(kind: str, names: Sequence[str], known: Collection[str]) -> None:
             raise ConfigurationError(f"there is no {kind} {name}{hint}; see parity --list")
 
 
-def judge(case: Case, observations: dict[str, Observation], accepted: Sequence[Accepted] = ACCEPTED) -> Verdict:
+def compare_case(
+    case: Case, observations: dict[str, Observation], accepted: Sequence[Accepted] = ACCEPTED
+) -> CaseResult:
     """Judge what was seen of a case."""
-    verdict = Verdict(case)
+    result = CaseResult(case)
     for name, observation in observations.items():
-        verdict.failures[name] = failures(observation)
+        result.failures[name] = failures(observation)
     for ours, theirs in COMPARED_WITH.items():
         if ours in observations and theirs in observations:
             found = differences(observations[ours], observations[theirs], accepted)
-            verdict.differences[ours] = found
+            result.differences[ours] = found
             seen = {each.fact for each in found}
             for entry in accepted:
                 if entry.scenario == case.scenario.name and ours in entry.servers:
                     stale = [fact for fact in entry.facts if fact not in seen]
-                    verdict.failures[ours] += [
-                        f"the accepted difference in {fact!r} is none any more" for fact in stale
-                    ]
-    return verdict
+                    result.failures[ours] += [f"the accepted difference in {fact!r} is none any more" for fact in stale]
+    return result
 
 
 class Stage:
@@ -239,12 +239,12 @@ def stage(url: str, directory: Path) -> Generator[Stage]:
         drop_databases(url, databases)
 
 
-Told = Callable[[Verdict], None]
+Told = Callable[[CaseResult], None]
 
 
-def run_cases(on: Stage, cases: Sequence[Case], told: Told, *, directory: Path, keep: bool = True) -> list[Verdict]:
-    """Run cases, and tell each verdict when it is there. `keep`: also the artefacts of what is good."""
-    verdicts = []
+def run_cases(on: Stage, cases: Sequence[Case], told: Told, *, directory: Path, keep: bool = True) -> list[CaseResult]:
+    """Run cases, and tell each result when it is there. `keep`: also the artefacts of what is good."""
+    results = []
     with ThreadPoolExecutor(AT_A_TIME) as pool:
         places = [(case, directory / case.scenario.name / case.database) for case in cases]
         runs = [
@@ -254,23 +254,23 @@ def run_cases(on: Stage, cases: Sequence[Case], told: Told, *, directory: Path, 
         try:
             for (case, place), started in zip(places, runs, strict=True):
                 observations = {server: run.result() for server, run in started.items()}
-                verdict = judge(case, observations)
-                if keep or not verdict.good:
-                    _leave_artefacts(place, observations, verdict)
+                result = compare_case(case, observations)
+                if keep or not result.good:
+                    _leave_artefacts(place, observations, result)
                 else:
                     shutil.rmtree(place)
-                verdicts.append(verdict)
-                told(verdict)
+                results.append(result)
+                told(result)
         finally:
             pool.shutdown(cancel_futures=True)
-    return verdicts
+    return results
 
 
-def _leave_artefacts(place: Path, observations: dict[str, Observation], verdict: Verdict) -> None:
+def _leave_artefacts(place: Path, observations: dict[str, Observation], result: CaseResult) -> None:
     for server, observation in observations.items():
         text = json.dumps(facts(observation), indent=1, ensure_ascii=False) + "\n"
         (place / server / "facts.json").write_text(text, "utf-8")
-    (place / "verdict.txt").write_text("\n".join([str(verdict), *verdict.complaints(), ""]), "utf-8")
+    (place / "verdict.txt").write_text("\n".join([str(result), *result.complaints(), ""]), "utf-8")
 
 
 # --- the command ----------------------------------------------------------------------------------------------
@@ -280,7 +280,7 @@ def run_parity(options: ParityOptions) -> int:
     """Run it and print the table; the exit status is 0 when everything is identical or accepted."""
     cases = plan(options)
     console = result_console()
-    rounds: list[list[Verdict]] = []
+    rounds: list[list[CaseResult]] = []
     started = time.monotonic()
     with artefacts(options.keep) as files:
         with Narrator() as narrator:
@@ -294,7 +294,7 @@ def run_parity(options: ParityOptions) -> int:
                     told = _Progress(job, len(cases))
                     rounds.append(run_cases(on, cases, told, directory=directory, keep=options.keep is not None))
                     job("done", 1.0)
-        good = all(verdict.good for each in rounds for verdict in each)
+        good = all(result.good for each in rounds for result in each)
         files.keep = options.keep is not None or not good
         print_verdicts(console, rounds)
         if files.keep:
@@ -313,17 +313,17 @@ class _Progress:
         self._total = total
         self._done = 0
 
-    def __call__(self, verdict: Verdict) -> None:
+    def __call__(self, result: CaseResult) -> None:
         self._done += 1
-        self._job(f"{verdict.case.name} {'ok' if verdict.good else str(verdict).upper()}", self._done / self._total)
+        self._job(f"{result.case.name} {'ok' if result.good else str(result).upper()}", self._done / self._total)
 
 
-def _worst(rounds: Sequence[Sequence[Verdict]]) -> list[Verdict]:
-    """Of each case the first verdict that is not good, or the last."""
+def _worst(rounds: Sequence[Sequence[CaseResult]]) -> list[CaseResult]:
+    """Of each case the first result that is not good, or the last."""
     return [next((each for each in same if not each.good), same[-1]) for same in zip(*rounds, strict=True)]
 
 
-def print_verdicts(console: Console, rounds: Sequence[Sequence[Verdict]]) -> None:
+def print_verdicts(console: Console, rounds: Sequence[Sequence[CaseResult]]) -> None:
     """The table, the accepted differences, and what is wrong."""
     worst = _worst(rounds)
     table = Table(title="Drain and dispose, scenario by scenario", title_justify="left")
@@ -331,24 +331,24 @@ def print_verdicts(console: Console, rounds: Sequence[Sequence[Verdict]]) -> Non
     table.add_column("database")
     for server in BACKENDS:
         table.add_column(server, overflow="fold")
-    for verdict in worst:
-        cells = (verdict.cell(server) for server in BACKENDS)
-        style = None if verdict.good else "bold red"
-        table.add_row(verdict.case.scenario.name, verdict.case.database, *cells, style=style)
+    for result in worst:
+        cells = (result.cell(server) for server in BACKENDS)
+        style = None if result.good else "bold red"
+        table.add_row(result.case.scenario.name, result.case.database, *cells, style=style)
     console.print(table)
     for entry in _entries(worst):
         console.print(f"Accepted, {entry.scenario}: {entry.reason}", markup=False, soft_wrap=True)
-    for number, verdicts in enumerate(rounds, 1):
-        for verdict in verdicts:
-            for complaint in verdict.complaints():
+    for number, results in enumerate(rounds, 1):
+        for result in results:
+            for complaint in result.complaints():
                 where = f"round {number}: " if len(rounds) > 1 else ""
                 console.print(where + complaint, markup=False, soft_wrap=True)
 
 
-def _print_result(console: Console, rounds: Sequence[Sequence[Verdict]], seconds: float) -> None:
-    total = sum(len(each.case.servers) for verdicts in rounds for each in verdicts)
-    bad = sorted({verdict.case.scenario.name for verdicts in rounds for verdict in verdicts if not verdict.good})
-    count = len({verdict.case.scenario.name for verdict in rounds[0]})
+def _print_result(console: Console, rounds: Sequence[Sequence[CaseResult]], seconds: float) -> None:
+    total = sum(len(each.case.servers) for results in rounds for each in results)
+    bad = sorted({result.case.scenario.name for results in rounds for result in results if not result.good})
+    count = len({result.case.scenario.name for result in rounds[0]})
     times = f" {len(rounds)} times in a row" if len(rounds) > 1 else ""
     ran = f"{count} scenarios{times}, {total} services started, in {seconds:.0f} s"
     if bad:
@@ -361,8 +361,8 @@ def _print_result(console: Console, rounds: Sequence[Sequence[Verdict]], seconds
     console.print(f"Verdict: identical{but}; {ran}", style="bold green", markup=False, soft_wrap=True)
 
 
-def _entries(verdicts: Sequence[Verdict]) -> list[Accepted]:
-    return list(dict.fromkeys(entry for verdict in verdicts for entry in verdict.accepted))
+def _entries(results: Sequence[CaseResult]) -> list[Accepted]:
+    return list(dict.fromkeys(entry for result in results for entry in result.accepted))
 
 
 def list_scenarios(console: Console) -> None:
@@ -373,10 +373,10 @@ def list_scenarios(console: Console) -> None:
         console.print(f"    {', '.join(servers)}; {', '.join(scenario.databases)}", markup=False, soft_wrap=True)
 
 
-def markdown(verdicts: Sequence[Verdict]) -> str:
+def markdown(results: Sequence[CaseResult]) -> str:
     """The report that is kept in the repository."""
-    names = {verdict.case.scenario.name for verdict in verdicts}
-    good = sum(verdict.good for verdict in verdicts)
+    names = {result.case.scenario.name for result in results}
+    good = sum(result.good for result in results)
     lines = [
         "# Parity",
         "",
@@ -385,18 +385,18 @@ def markdown(verdicts: Sequence[Verdict]) -> str:
         "transcripts, every HTTP answer (status, headers but for Date and Server, body), the reports, the exit code,",
         "what the database saw, and durations within the scenario's bands.",
         "",
-        f"{len(names)} scenarios, {len(verdicts)} cases, {good} identical or accepted.",
+        f"{len(names)} scenarios, {len(results)} cases, {good} identical or accepted.",
         "",
         f"| scenario | what it shows | database | {' | '.join(BACKENDS)} | verdict |",
         f"|---|---|---|{'---|' * len(BACKENDS)}---|",
     ]
-    for verdict in verdicts:
-        cells = " | ".join(verdict.cell(server) or "-" for server in BACKENDS)
-        scenario = verdict.case.scenario
-        lines.append(f"| {scenario.name} | {scenario.shows} | {verdict.case.database} | {cells} | {verdict} |")
+    for result in results:
+        cells = " | ".join(result.cell(server) or "-" for server in BACKENDS)
+        scenario = result.case.scenario
+        lines.append(f"| {scenario.name} | {scenario.shows} | {result.case.database} | {cells} | {result} |")
     lines += ["", "`-`: not run there, because the scenario is about one worker, about two, or about PostgreSQL.", ""]
     lines += ["## Accepted differences", ""]
-    entries = _entries(verdicts)
+    entries = _entries(results)
     for entry in entries:
         lines += [f"- {entry.scenario}, {', '.join(entry.servers)}: {', '.join(entry.facts)}. {entry.reason}"]
     if not entries:

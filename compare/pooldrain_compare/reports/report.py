@@ -17,7 +17,7 @@ from pooldrain_compare.reports.growing import growths
 from pooldrain_compare.reports.metrics import capitalised, metric, titled
 from pooldrain_compare.reports.rivals import beaten, lead, price
 from pooldrain_compare.reports.sentences import Sentence
-from pooldrain_compare.reports.targets import Verdict, verdicts
+from pooldrain_compare.reports.targets import TargetResult, target_results
 
 _PURPOSE = {
     "shutdown": "What does a SIGTERM cost?",
@@ -68,7 +68,7 @@ class Report:
     lead: list[Sentence]
     warnings: list[str]
     answers: list[Answer]
-    targets: list[Verdict]
+    targets: list[TargetResult]
     better: Table
     sections: list[Section]
     machines: list[str]
@@ -90,7 +90,7 @@ def build(evidence: Evidence, *, parity: bool) -> Report:
         lead=lead(evidence),
         warnings=_warnings(sections),
         answers=answers(evidence),
-        targets=verdicts(evidence),
+        targets=target_results(evidence),
         better=_better(evidence),
         sections=sections,
         machines=list(

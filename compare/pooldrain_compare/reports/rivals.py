@@ -8,7 +8,7 @@ from pooldrain_compare.reports.evidence import Duel, Evidence
 from pooldrain_compare.reports.figures import number, quantity
 from pooldrain_compare.reports.metrics import metric, titled
 from pooldrain_compare.reports.sentences import Name, Sentence, listing
-from pooldrain_compare.reports.targets import verdicts
+from pooldrain_compare.reports.targets import target_results
 
 _MOST_NAMED = 6  # in the first paragraph
 
@@ -32,7 +32,7 @@ def price(evidence: Evidence, duel: Duel) -> Sentence:
 
 def lead(evidence: Evidence) -> list[Sentence]:
     """The first paragraph: what stands, and where others are better."""
-    judged = verdicts(evidence)
+    judged = target_results(evidence)
     measured = [each for each in judged if each.met is not None]
     missed = [
         Sentence("{aim} by {gap}", aim=Name(f"“{each.target.aim}”"), gap=each.gap)

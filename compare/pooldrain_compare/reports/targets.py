@@ -27,17 +27,17 @@ class Target:
     show: Callable[[float, str], Figure] = quantity
     why: Sentence | None = None
 
-    def judge(self, evidence: Evidence) -> Verdict:
+    def compare(self, evidence: Evidence) -> TargetResult:
         """How it stands."""
         found = list(self.find(evidence))
         if not found:
-            return Verdict(self, None, None)
+            return TargetResult(self, None, None)
         worst, where = max(found, key=lambda each: each[0])
-        return Verdict(self, worst, where if worst else None)  # zero was everywhere
+        return TargetResult(self, worst, where if worst else None)  # zero was everywhere
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class TargetResult:
     """What came of a target: its worst value, and where that was."""
 
     target: Target
@@ -83,9 +83,9 @@ class Verdict:
         return "met" if self.gap is None else f"missed by {self.gap}"
 
 
-def verdicts(evidence: Evidence) -> list[Verdict]:
+def target_results(evidence: Evidence) -> list[TargetResult]:
     """Every target's."""
-    return [target.judge(evidence) for target in _TARGETS]
+    return [target.compare(evidence) for target in _TARGETS]
 
 
 def checkouts(evidence: Evidence, case: str = POOL_ONLY) -> list[Duel]:

@@ -22,7 +22,7 @@ from rich.console import Console
 
 from pooldrain.problems import POOL_CLOSED, REFUSED
 from pooldrain_compare.chaos import campaign
-from pooldrain_compare.chaos.judge import AT_ONCE, INVARIANTS, MARGIN, judge
+from pooldrain_compare.chaos.invariants import AT_ONCE, INVARIANTS, MARGIN, broken_invariants
 from pooldrain_compare.chaos.plan import FAULT_NAMES, NO_FAULT, Plan, draw, workload
 from pooldrain_compare.chaos.rude import MANNERS
 from pooldrain_compare.chaos.trial import Evidence, run
@@ -157,7 +157,7 @@ def good(servers: PrivateServers, tmp_path_factory: pytest.TempPathFactory) -> E
     )
     with servers.borrow() as server:
         seen = run(plan, server, tmp_path_factory.mktemp("good"))
-    assert judge(seen) == []
+    assert broken_invariants(seen) == []
     assert seen.rows
     assert any(exchange.detail == problem_detail(REFUSED.body) for exchange in seen.load.exchanges)
     return seen
@@ -269,7 +269,7 @@ PLANTED: dict[str, tuple[str, Callable[[Evidence], Evidence]]] = {
 @pytest.mark.parametrize("planted", PLANTED)
 def test_a_planted_violation_is_found(good: Evidence, planted: str) -> None:
     invariant, plant = PLANTED[planted]
-    assert invariant in {broken.partition(":")[0] for broken in judge(plant(good))}
+    assert invariant in {broken.partition(":")[0] for broken in broken_invariants(plant(good))}
 
 
 def test_every_invariant_can_be_broken() -> None:
@@ -279,15 +279,17 @@ def test_every_invariant_can_be_broken() -> None:
 def test_what_the_report_lists_as_cut_may_be_lost(good: Evidence) -> None:
     lost = exchanged(good, outcome=Outcome.LOST, reason="unanswered: closed")
     cut = {"request_id": "planted", "route": "POST /orders", "age": 1.0, "status": None}
-    assert "nothing lost" not in str(judge(reported(lost, cut_requests=[*good.report["cut_requests"], cut])))
+    assert "nothing lost" not in str(
+        broken_invariants(reported(lost, cut_requests=[*good.report["cut_requests"], cut]))
+    )
 
 
 def test_what_a_third_signal_ends_may_be_lost(good: Evidence) -> None:
     lost = exchanged(third_signal(good, 0.1), outcome=Outcome.LOST, reason="unanswered: closed")
-    assert judge(lost) == []
+    assert broken_invariants(lost) == []
 
 
 def test_an_order_whose_client_was_told_nothing_may_be_there_or_not(good: Evidence) -> None:
     unsure = told(good, b'{"detail": "the database is out of reach"}')
-    assert judge(unsure) == []
-    assert judge(with_row(unsure, "told")) == []
+    assert broken_invariants(unsure) == []
+    assert broken_invariants(with_row(unsure, "told")) == []

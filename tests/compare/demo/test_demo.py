@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from pooldrain_compare.cli import run
-from pooldrain_compare.demo import tutorial, verdict
-from pooldrain_compare.demo.command import judge
-from pooldrain_compare.demo.observe import Observation, Orders
+from pooldrain_compare.demo import expectations, tutorial
+from pooldrain_compare.demo.observe import DemoRun, Orders
+from pooldrain_compare.demo.verdict import reach_verdict
 from pooldrain_compare.harness.load import Exchange, LoadResult, Mode, Outcome, Refusal
 from pooldrain_compare.harness.processes import Ended, ServerProcess, ServerProcessError
 from pooldrain_compare.harness.servers import GUNICORN, SERVERS, UVICORN
@@ -67,7 +67,7 @@ def report(**changes: Any) -> dict[str, Any]:
         "signal": "SIGTERM",
         "signals": 1,
         "hurried": False,
-        "phases": [{"phase": phase, "seconds": 0.0} for phase in verdict.PHASES],
+        "phases": [{"phase": phase, "seconds": 0.0} for phase in expectations.PHASES],
         "requests": {"in_flight_at_signal": 1, "finished": 2 + tutorial.COUNTED_REQUESTS, "refused": 1, "cut": 0},
         "outstanding": [leak] * 5,
         "leaks": {"unreturned": 5},
@@ -77,8 +77,8 @@ def report(**changes: Any) -> dict[str, Any]:
     }
 
 
-def observation(**changes: Any) -> Observation:
-    made = Observation(
+def observation(**changes: Any) -> DemoRun:
+    made = DemoRun(
         backend=GUNICORN,
         pages=[tutorial.Page(path, 200, (), body, body) for path, _, body in tutorial.STEPS],
         load=load(),
@@ -96,7 +96,7 @@ def observation(**changes: Any) -> Observation:
 
 
 def test_a_good_observation_has_no_failure() -> None:
-    assert verdict.failures(observation()) == []
+    assert expectations.failures(observation()) == []
 
 
 @pytest.mark.parametrize(
@@ -132,13 +132,13 @@ def test_a_good_observation_has_no_failure() -> None:
     ],
 )
 def test_what_is_wrong_is_said(changes: dict[str, Any], said: str) -> None:
-    assert any(said in failure for failure in verdict.failures(observation(**changes))), said
+    assert any(said in failure for failure in expectations.failures(observation(**changes))), said
 
 
 def test_a_503_has_to_close_and_to_say_when_to_come_back() -> None:
     result = load()
     result.refusals = {Refusal((("connection", "close"),), b"no")}
-    assert any("Retry-After" in failure for failure in verdict.failures(observation(load=result)))
+    assert any("Retry-After" in failure for failure in expectations.failures(observation(load=result)))
 
 
 def test_what_is_lost_may_be_stored_or_not_and_what_failed_too() -> None:
@@ -168,9 +168,9 @@ def test_what_is_lost_may_be_stored_or_not_and_what_failed_too() -> None:
 )
 def test_a_difference_between_two_backends_is_found(changes: dict[str, Any]) -> None:
     one, other = observation(), observation(backend=UVICORN, **changes)
-    assert not verdict.differences([one, observation(backend=UVICORN)])
-    assert verdict.differences([one, other])
-    result = judge([one, other], {})
+    assert not expectations.differences([one, observation(backend=UVICORN)])
+    assert expectations.differences([one, other])
+    result = reach_verdict([one, other], {})
     assert not result.good
     assert any(line.startswith("differs: ") for line in result.complaints)
 
@@ -178,7 +178,7 @@ def test_a_difference_between_two_backends_is_found(changes: dict[str, Any]) -> 
 def test_the_headers_of_a_refusal_are_compared() -> None:
     result = load()
     result.refusals = {Refusal((("connection", "close"), ("retry-after", "2")), b"no")}
-    (difference,) = verdict.differences([observation(), observation(backend=UVICORN, load=result)])
+    (difference,) = expectations.differences([observation(), observation(backend=UVICORN, load=result)])
     assert difference.fact == "answer to a refused request"
 
 
@@ -189,16 +189,16 @@ def test_numbers_that_depend_on_the_load_are_no_difference() -> None:
         report=report(requests={"in_flight_at_signal": 9, "finished": 99, "refused": 7, "cut": 0}),
         ended=Ended(0, 107.0, stragglers=False),
     )
-    assert verdict.differences([observation(), other]) == []
+    assert expectations.differences([observation(), other]) == []
 
 
 def test_the_verdict_names_the_servers() -> None:
-    good = judge([observation(), observation(backend=UVICORN)], {})
+    good = reach_verdict([observation(), observation(backend=UVICORN)], {})
     assert good.good
-    assert good.verdict.startswith("identical: gunicorn and uvicorn")
-    broken = judge([observation()], {"uvicorn": "did not start"})
+    assert good.sentence.startswith("identical: gunicorn and uvicorn")
+    broken = reach_verdict([observation()], {"uvicorn": "did not start"})
     assert not broken.good
-    assert "uvicorn failed" in broken.verdict
+    assert "uvicorn failed" in broken.sentence
 
 
 def test_the_demo_finds_all_servers_identical(

@@ -34,7 +34,7 @@ from pooldrain_async.runner import Runner as AsyncRunner
 from pooldrain_compare.cli import run
 from pooldrain_compare.fuzz import campaign
 from pooldrain_compare.fuzz.campaign import Divergence, Result, load, run_campaign, save
-from pooldrain_compare.fuzz.scenario import ACTIONS, OPERATIONS, Action, Scenario
+from pooldrain_compare.fuzz.fuzz_scenario import ACTIONS, OPERATIONS, Action, FuzzScenario
 from pooldrain_compare.fuzz.strategies import scenarios
 from pooldrain_compare.fuzz.trial import STAGES, differences, play
 from pooldrain_compare.fuzz.turns import Condition, Thread, Turns
@@ -46,7 +46,7 @@ TRIALS = 300
 ENOUGH = 400  # trials, to find what was planted
 
 REGRESSIONS = Path(__file__).parent / "regressions"
-EVERYTHING = Scenario(
+EVERYTHING = FuzzScenario(
     pool=PoolPolicy(pool_size=2, max_overflow=1, min_idle=1),
     leaks=LeakPolicy(leak_threshold=2, leak_age=7.1),
     shutdown=ShutdownPolicy(announce_period=3.7, drain_timeout=5.9),
@@ -227,11 +227,11 @@ def test_what_is_found_is_shrunk_and_kept_and_found_again(
 # -- a campaign
 
 
-def drawn(trials: int, number: int, monkeypatch: pytest.MonkeyPatch) -> list[Scenario]:
+def drawn(trials: int, number: int, monkeypatch: pytest.MonkeyPatch) -> list[FuzzScenario]:
     """What a campaign draws."""
-    seen: list[Scenario] = []
+    seen: list[FuzzScenario] = []
 
-    def nothing(scenario: Scenario) -> list[str]:
+    def nothing(scenario: FuzzScenario) -> list[str]:
         seen.append(scenario)
         return []
 
@@ -253,7 +253,7 @@ def test_everything_that_can_happen_is_drawn(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_harness_that_fails_counts_as_a_divergence(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(scenario: Scenario) -> list[str]:
+    def broken(scenario: FuzzScenario) -> list[str]:
         raise RuntimeError("a thread does not end")
 
     monkeypatch.setattr(campaign, "differences", broken)
@@ -265,7 +265,7 @@ def test_a_harness_that_fails_counts_as_a_divergence(monkeypatch: pytest.MonkeyP
 def test_a_scenario_that_diverges_now_and_then_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter([[], [], ["differs"]])
 
-    def now_and_then(scenario: Scenario) -> list[str]:
+    def now_and_then(scenario: FuzzScenario) -> list[str]:
         return next(answers, [])
 
     monkeypatch.setattr(campaign, "differences", now_and_then)
@@ -311,8 +311,8 @@ def test_a_file_that_is_no_scenario_is_refused(text: str, tmp_path: Path, capsys
 
 @settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 @given(scenarios())
-def test_a_scenario_survives_its_file(scenario: Scenario) -> None:
-    assert Scenario.from_dict(json.loads(json.dumps(scenario.as_dict()))) == scenario
+def test_a_scenario_survives_its_file(scenario: FuzzScenario) -> None:
+    assert FuzzScenario.from_dict(json.loads(json.dumps(scenario.as_dict()))) == scenario
 
 
 def test_a_kept_scenario_is_loaded_as_it_was(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pooldrain.errors import ConfigurationError
 from pooldrain_compare.cli import run
 from pooldrain_compare.harness.processes import Ended
 from pooldrain_compare.harness.servers import BACKENDS, COMPARED_WITH
-from pooldrain_compare.parity.command import Case, ParityOptions, Stage, Verdict, judge, markdown, plan, stage
+from pooldrain_compare.parity.command import Case, CaseResult, ParityOptions, Stage, compare_case, markdown, plan, stage
 from pooldrain_compare.parity.comparison import ACCEPTED, Accepted, differences, facts, failures
 from pooldrain_compare.parity.conductor import Observation
 from pooldrain_compare.parity.scenarios import BY_NAME, POSTGRESQL
@@ -52,8 +52,8 @@ def case(scenario: str) -> Case:
     return Case(BY_NAME[scenario], POSTGRESQL, (OURS, THEIRS))
 
 
-def verdict(ours: Observation, theirs: Observation, accepted: tuple[Accepted, ...] = ()) -> Verdict:
-    return judge(case(ours.scenario.name), {OURS: ours, THEIRS: theirs}, accepted)
+def verdict(ours: Observation, theirs: Observation, accepted: tuple[Accepted, ...] = ()) -> CaseResult:
+    return compare_case(case(ours.scenario.name), {OURS: ours, THEIRS: theirs}, accepted)
 
 
 # --- planted in the results -----------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 import pytest
 
 from pooldrain_compare.harness.servers import BACKENDS
-from pooldrain_compare.parity.command import Case, ParityOptions, Verdict, plan, run_cases, stage
+from pooldrain_compare.parity.command import Case, CaseResult, ParityOptions, plan, run_cases, stage
 from pooldrain_compare.parity.scenarios import (
     SCENARIOS,
     SQLITE,
@@ -49,11 +49,11 @@ PATIENCE = 600.0  # seconds for everything that is run before a case as well
 @pytest.fixture(scope="module")
 def verdicts(
     request: pytest.FixtureRequest, database_url: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, Future[Verdict]]]:
+) -> Iterator[dict[str, Future[CaseResult]]]:
     """The verdicts of the chosen cases, as they come: services of one case start while another's end."""
     wanted = {item.name for item in request.session.items}
     chosen = [case for case in CASES if f"{test_all_servers_do_the_same.__name__}[{_id(case)}]" in wanted]
-    coming: dict[str, Future[Verdict]] = {case.name: Future() for case in chosen}
+    coming: dict[str, Future[CaseResult]] = {case.name: Future() for case in chosen}
 
     def work() -> None:
         try:
@@ -78,7 +78,7 @@ def _id(case: Case) -> str:
 
 
 @pytest.mark.parametrize("case", CASES, ids=_id)
-def test_all_servers_do_the_same(verdicts: dict[str, Future[Verdict]], case: Case) -> None:
+def test_all_servers_do_the_same(verdicts: dict[str, Future[CaseResult]], case: Case) -> None:
     verdict = verdicts[case.name].result(PATIENCE)
     assert verdict.good, "\n".join(verdict.complaints())
 

@@ -193,7 +193,7 @@ def test_a_target_that_is_missed_says_why_and_one_that_is_met_does_not() -> None
         return lambda evidence: iter([(1.0, Name("here")), (value, Name("there"))])
 
     missed, met = (
-        Target("Latency", 10, "ms", found(value), why=Sentence("it waits for a disk")).judge(Evidence({}))
+        Target("Latency", 10, "ms", found(value), why=Sentence("it waits for a disk")).compare(Evidence({}))
         for value in (12.5, 10.0)
     )
 

@@ -62,6 +62,32 @@ HARMLESS = {
     "types",
     "typing",
 }
+# The same inside `runtime`.
+RUNTIME_ORDER = [
+    *("output", "process", "embedded", "listener", "options", "startup", "master", "assembly", "command"),
+]
+
+COMPARISON = PACKAGES["pooldrain_compare"]
+_STAND_ON = {"harness", "checker", "normal_form"}
+# The rooms of the comparison, and what each may import of the others.
+ROOMS: dict[str, set[str]] = {
+    "checker": set(),
+    "normal_form": set(),
+    "harness": set(),
+    "baselines": set(),
+    "demo": {"harness"},
+    "parity": _STAND_ON,
+    "fuzz": _STAND_ON,
+    "chaos": {"harness", "checker"},
+    "bench": {"harness", "baselines"},
+    "reports": {"bench"},
+    "cli": {"demo", "parity", "fuzz", "chaos", "bench", "reports", "harness"},
+    "__main__": {"cli"},
+}
+IMPORTS_NOTHING_OF_OURS = {"checker", "normal_form", "baselines"}
+# Where the shells are imported, by folder: they are driven, measured, or played on there.
+_BOTH = {"pooldrain_sync", "pooldrain_async"}
+SHELLS = {"parity/app": _BOTH, "fuzz": _BOTH, "bench": _BOTH}
 CLOCKS = {"time", "monotonic", "perf_counter", "process_time", "now", "utcnow", "today", "sleep"}
 
 
@@ -109,6 +135,20 @@ def files(package: str) -> Iterator[Path]:
     return iter(found)
 
 
+def rooms_of(folder: Path) -> set[str]:
+    """The modules and packages directly in a folder."""
+    modules = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    return modules | {path.parent.name for path in folder.glob("*/__init__.py")}
+
+
+def room_files(folder: Path, room: str) -> list[Path]:
+    """The files of one of them."""
+    module = folder / f"{room}.py"
+    found = [module] if module.is_file() else sorted((folder / room).rglob("*.py"))
+    assert found
+    return found
+
+
 def imported_packages(package: str) -> set[str]:
     return {name.split(".")[0] for file in files(package) for name in imports(file)} & set(PACKAGES)
 
@@ -132,16 +172,13 @@ def test_the_core_knows_neither_shell_and_the_shells_do_not_know_each_other(pack
 
 
 def test_every_module_of_the_core_has_its_place() -> None:
-    modules = {path.stem for path in CORE.glob("*.py")} - {"__init__"}
-    packages = {path.parent.name for path in CORE.glob("*/__init__.py")}
-    assert modules | packages == set(ORDER)
+    assert rooms_of(CORE) == set(ORDER)
 
 
 @pytest.mark.parametrize("name", ORDER)
 def test_imports_inside_the_core_go_one_way(name: str) -> None:
     allowed = {f"pooldrain.{other}" for other in ORDER[: ORDER.index(name)]}
-    module = CORE / f"{name}.py"
-    for file in [module] if module.is_file() else sorted((CORE / name).rglob("*.py")):
+    for file in room_files(CORE, name):
         ours = {".".join(found.split(".")[:2]) for found in imports(file) if found.split(".")[0] == "pooldrain"}
         allowed_here = allowed | ({"pooldrain", f"pooldrain.{name}"} if name in ("sqla", "runtime") else set())
         assert ours <= allowed_here, file.name
@@ -169,6 +206,53 @@ def test_what_decides_calls_no_clock(name: str) -> None:
     assert not called & CLOCKS
     if name != "lifecycle":  # which is handed the shell's clock
         assert "clock" not in called
+
+
+@pytest.mark.parametrize("name", RUNTIME_ORDER)
+def test_imports_inside_the_runtime_go_one_way(name: str) -> None:
+    before = RUNTIME_ORDER[: RUNTIME_ORDER.index(name) + 1]
+    for file in room_files(CORE / "runtime", name):
+        ours = {found.split(".")[2] for found in imports(file) if found.startswith("pooldrain.runtime.")}
+        assert ours <= set(before), file.name
+
+
+def test_every_module_of_the_runtime_has_its_place() -> None:
+    assert rooms_of(CORE / "runtime") == set(RUNTIME_ORDER)
+
+
+# -- inside the comparison
+
+
+def test_every_room_of_the_comparison_has_its_place() -> None:
+    assert rooms_of(COMPARISON) == set(ROOMS)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_the_rooms_of_the_comparison_import_only_what_the_arrows_allow(room: str) -> None:
+    for file in room_files(COMPARISON, room):
+        found = {name.split(".")[1] for name in imports(file) if name.startswith("pooldrain_compare.")}
+        entry = {"__main__"} if file.name == "__main__.py" else set[str]()  # `python -m` is the command
+        assert found <= {room, *ROOMS[room]} | entry, file
+        packages = {name.split(".")[0] for name in imports(file)} & set(PACKAGES) - {"pooldrain_compare"}
+        core = set[str]() if room in IMPORTS_NOTHING_OF_OURS else {"pooldrain"}
+        allowed = core | SHELLS.get(str(file.relative_to(COMPARISON).parent), set())
+        assert packages <= allowed, file
+
+
+def test_the_arrows_of_the_comparison_make_no_circle() -> None:
+    left = dict(ROOMS)
+    while left:
+        free = [room for room, others in left.items() if not others & left.keys()]
+        assert free, f"a circle among {', '.join(left)}"
+        for room in free:
+            del left[room]
+
+
+def test_every_folder_tells_its_rule_in_five_lines() -> None:
+    folders = {file.parent for package in ("pooldrain", "pooldrain_compare") for file in files(package)}
+    for folder in folders:
+        lines = (folder / "README.md").read_text("utf-8").splitlines()
+        assert 0 < len(lines) <= 5, folder
 
 
 # -- the test's own eyes

@@ -55,7 +55,7 @@ class Action:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scenario:
+class FuzzScenario:
     """A whole scenario."""
 
     pool: PoolPolicy = field(default_factory=PoolPolicy)
@@ -68,7 +68,7 @@ class Scenario:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready; what is left at its default is left out."""
-        default = asdict(Scenario())
+        default = asdict(FuzzScenario())
         given = asdict(self)
         kept: dict[str, Any] = {}
         for name in ("pool", "leaks", "shutdown"):
@@ -79,7 +79,7 @@ class Scenario:
         return {**kept, "script": [[action.name, action.argument] for action in self.script]}
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Scenario:
+    def from_dict(cls, data: dict[str, Any]) -> FuzzScenario:
         """The scenario that `as_dict` wrote. Raises what a wrong name or value makes of it."""
         return cls(
             pool=PoolPolicy(**data.get("pool", {})),

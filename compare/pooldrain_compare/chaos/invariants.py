@@ -162,7 +162,7 @@ INVARIANTS: dict[str, Callable[[Evidence], Broken]] = {
 }
 
 
-def judge(seen: Evidence) -> list[str]:
+def broken_invariants(seen: Evidence) -> list[str]:
     """Every broken invariant, with what breaks it; none for a good trial."""
     return [f"{name}: {broken}" for name, invariant in INVARIANTS.items() for broken in invariant(seen)]
 
