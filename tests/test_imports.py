@@ -34,6 +34,7 @@ ORDER = [
     "gate",
     "ledger",
     "shutdown",
+    "service_report",
     "status",
     "answers",
     "problems",

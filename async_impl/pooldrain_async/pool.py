@@ -8,7 +8,6 @@ from contextlib import AsyncExitStack
 from functools import partial
 from threading import RLock
 
-from greenlet import getcurrent as getcurrent  # noqa: PLC0414 - first: SQLAlchemy tells not which module it misses
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine

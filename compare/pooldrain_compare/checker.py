@@ -533,7 +533,7 @@ def _report_violations(stories: Sequence[Story], report: Any) -> Iterator[Violat
         yield Violation("report", None, "not a JSON object")
         return
     workers = report.get("workers")
-    if not isinstance(workers, list):
+    if not isinstance(workers, list):  # one process's own
         workers = [report]
     complete = [story for story in stories if story.last is not None]
     if len(workers) != len(complete):

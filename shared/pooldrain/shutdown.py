@@ -210,7 +210,7 @@ class ShutdownReport:
     errors: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """The report as JSON-ready data; this is the shape of the `--report` file."""
+        """The report as JSON-ready data; under `workers` in the `--report` file (see `service_report`)."""
         return {
             "outcome": self.outcome.value,
             "exit_code": self.exit_code,

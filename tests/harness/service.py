@@ -9,15 +9,21 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from jsonschema import Draft202012Validator
+
+import pooldrain
 from pooldrain_compare.harness.processes import Ended, ServerProcess, ServerProcessError, send
 from pooldrain_compare.harness.servers import Backend
 from tests.harness.http import Address, Answer, Connection, ask
 from tests.harness.waiting import BOUND, eventually
 
 Record = dict[str, Any]
+
+_SCHEMA = Draft202012Validator(json.loads((files(pooldrain) / "report.schema.json").read_text("utf-8")))
 
 
 @dataclass(slots=True)
@@ -102,23 +108,22 @@ class Service:
 
     @property
     def report(self) -> Record:
-        """The report as it was written."""
+        """The report as it was written, which is as its schema says."""
         report: Record = json.loads((self.directory / f"{self.backend.name}.report.json").read_text("utf-8"))
+        _SCHEMA.validate(report)
         return report
 
     @property
     def reports(self) -> list[Record]:
         """One report for each worker."""
-        report = self.report
-        found: list[Record] = report.get("workers", [report])
+        found: list[Record] = self.report["workers"]
         return found
 
     @property
     def refused(self) -> int:
-        """Requests refused, by the report; of several workers together with their master."""
-        by_master: int = self.report.get("refused_by_master", 0)
-        by_workers: list[int] = [report["requests"]["refused"] for report in self.reports]
-        return by_master + sum(by_workers)
+        """Requests refused, by the report; of the workers together with their master."""
+        refused: int = self.report["requests"]["refused"]
+        return refused
 
     @property
     def transcript(self) -> list[Record]:

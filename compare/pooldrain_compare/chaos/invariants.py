@@ -174,8 +174,8 @@ def _was_ready(seen: Evidence) -> bool:
 def _reports(seen: Evidence) -> list[dict[str, Any]]:
     if not isinstance(seen.report, dict):
         return []
-    several = seen.report.get("workers")
-    return several if isinstance(several, list) else [seen.report]
+    workers = seen.report.get("workers")
+    return workers if isinstance(workers, list) else []
 
 
 def _outcome(exchange: Exchange) -> str:

@@ -170,12 +170,9 @@ def _records(lines: list[str]) -> tuple[list[dict[str, Any]], list[str]]:
 
 
 def _report(path: Path) -> dict[str, Any]:
-    """The backend's report; that of its only worker, if a master wrote it; empty when there is none."""
+    """The backend's report; empty when there is none."""
     try:
         report: Any = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
         return {}
-    workers = report.get("workers") if isinstance(report, dict) else None
-    if isinstance(workers, list) and len(workers) == 1:
-        report = workers[0]
     return report if isinstance(report, dict) else {}

@@ -92,8 +92,8 @@ class Observation:
         """Each worker's report, in the same order."""
         if self.report is None:
             return []
-        several: list[Record] | None = self.report.get("workers")
-        return [self.report] if several is None else several
+        workers: list[Record] = self.report["workers"]
+        return workers
 
 
 class ScenarioProcess(ServerProcess):

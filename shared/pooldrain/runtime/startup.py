@@ -13,6 +13,7 @@ from pooldrain.runtime.output.logging import configure_logging
 from pooldrain.runtime.output.report import write_report
 from pooldrain.runtime.process.signals import SignalWatch
 from pooldrain.runtime.process.watchdog import Watchdog
+from pooldrain.service_report import service_report
 from pooldrain.shutdown import ShutdownReport
 from pooldrain.sqla.database_url import DatabaseUrl
 from pooldrain.transcript import Listening
@@ -46,7 +47,7 @@ class Ground:
     def finish(self, report: ShutdownReport) -> int:
         """Write the report of the only process where it is asked for; the exit code."""
         if self.settings.report is not None:
-            write_report(self.settings.report, report.as_dict())
+            write_report(self.settings.report, service_report([report.as_dict()], report.exit_code))
         return report.exit_code
 
 

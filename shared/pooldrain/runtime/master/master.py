@@ -41,6 +41,7 @@ from pooldrain.runtime.output.report import write_report
 from pooldrain.runtime.process.signals import SHUTDOWN_SIGNALS
 from pooldrain.runtime.process.watchdog import MASTER, Watchdog
 from pooldrain.runtime.startup import Ground
+from pooldrain.service_report import service_report
 
 logger = logging.getLogger("pooldrain")
 
@@ -261,17 +262,15 @@ class Master(Arbiter):
                 worker_report(path, pid).unlink(missing_ok=True)
 
     def _merge_reports(self, path: Path, exit_code: int) -> None:
-        """The only worker's report as it is, those of several under `workers`; none, if none was left."""
+        """One report of all workers; none, if none has left one."""
         reports = []
         for pid in self._workers_seen:
             left = worker_report(path, pid)
             with contextlib.suppress(OSError, ValueError):  # a worker that was killed has left none
                 reports.append(json.loads(left.read_text(encoding="utf-8")))
                 left.unlink()
-        if len(reports) == 1 and self.app.settings.workers == 1:
-            write_report(path, reports[0])
-        elif reports:
-            write_report(path, {"exit_code": exit_code, "refused_by_master": self._refused, "workers": reports})
+        if reports:
+            write_report(path, service_report(reports, exit_code, self._refused))
 
     def spawn_worker(self) -> int:
         """Fork a worker, and remember it for the report.

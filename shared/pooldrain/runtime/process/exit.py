@@ -76,7 +76,7 @@ def told_in_one_line(name: str) -> Generator[None, None, None]:
             _complain(name, stop.code)
         fast_exit(stop.code if isinstance(stop.code, int) else 0 if stop.code is None else ExitCode.NOT_STARTED)
     except Exception as error:
-        missing = explain_missing(error) if isinstance(error, ModuleNotFoundError) else None
+        missing = explain_missing(error)
         if missing is None:
             log.exception("%s: unexpected error", name)
         else:

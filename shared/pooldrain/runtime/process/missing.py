@@ -18,8 +18,14 @@ _EXTRAS = {
 _BACKENDS = {"sync": "pooldrain_sync", "async": "pooldrain_async"}
 
 
-def explain_missing(error: ModuleNotFoundError) -> str | None:
-    """Which extra brings the module that was not found; None if it is none of ours: it is the application's."""
+def explain_missing(error: BaseException) -> str | None:
+    """Which extra brings the module that was not found; None if it is none of ours: it is the application's.
+
+    A library may tell of it in words of its own, as SQLAlchemy does of greenlet.
+    """
+    if not isinstance(error, ModuleNotFoundError):
+        cause = error.__cause__ if isinstance(error, ImportError) else None
+        return None if cause is None else explain_missing(cause)
     module = (error.name or "").partition(".")[0]
     extras = [extra for extra, modules in _EXTRAS.items() if module in modules]
     running = [extra for extra in extras if _BACKENDS.get(extra) in sys.modules]
