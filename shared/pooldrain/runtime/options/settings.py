@@ -410,7 +410,8 @@ def build_parser(backend: Backend) -> argparse.ArgumentParser:
     """The command line's parser; it takes every value as text, `load_settings` reads it."""
     parser = _Parser(
         prog=service_name(backend),
-        description="The demo service, which drains its requests and its connection pool on SIGTERM or Ctrl+C.",
+        description="Serve an application, the demo if --app names none, and drain its requests and its connection "
+        "pool on SIGTERM or Ctrl+C.",
         epilog="Each option is an environment variable too, --drain-timeout is POOLDRAIN_DRAIN_TIMEOUT; the command "
         "line wins. Exit codes: 0 drained and disposed, 1 could not start, 2 bad configuration, 3 requests were cut, "
         "4 dispose failed or timed out, 5 connections leaked (--fail-on-leak), 128+N a third signal N.",
