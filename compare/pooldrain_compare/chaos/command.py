@@ -28,29 +28,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """0: no invariant was broken; 1: one was; 2: bad options; 130: interrupted."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
     from pooldrain_compare.chaos import campaign
     from pooldrain_compare.harness.environment import artefacts
-    from pooldrain_compare.harness.narrator import result_console
+    from pooldrain_compare.harness.narrator import campaign_progress, result_console
 
     seed = random.SystemRandom().randrange(1_000_000) if options.seed is None else options.seed
     numbers = range(1, options.trials + 1) if options.only is None else [options.only]
     console = result_console()
-    columns = (TextColumn("chaos, seed {task.fields[seed]}"), BarColumn(), MofNCompleteColumn())
     with artefacts(options.keep) as files:
         files.keep = False
-        with Progress(
-            *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True
-        ) as progress:
-            task = progress.add_task("", total=len(numbers), seed=seed)
+        with campaign_progress(console, f"chaos, seed {seed}") as progress:
+            task = progress.add_task("", total=len(numbers))
 
             def told(result: TrialResult) -> None:
                 progress.advance(task)

@@ -34,14 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """0: no divergence; 1: one; 2: bad options; 130: interrupted."""
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+
+    from pooldrain_compare.harness.narrator import campaign_progress
 
     try:
         # Hypothesis is a development tool, which no extra brings.
@@ -59,9 +53,8 @@ def run(options: argparse.Namespace) -> int:
         return _tell(console, campaign.try_out(scenario), "no divergence")
 
     number = random.SystemRandom().randrange(1_000_000) if options.seed is None else options.seed
-    columns = (TextColumn("fuzzing, seed {task.fields[seed]}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True) as progress:
-        task = progress.add_task("", total=options.trials, seed=number)
+    with campaign_progress(console, f"fuzzing, seed {number}") as progress:
+        task = progress.add_task("", total=options.trials)
         done = 0
 
         def told(so_far: int) -> None:
