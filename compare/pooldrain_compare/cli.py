@@ -74,7 +74,9 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _parity(options: argparse.Namespace) -> int:
     from pooldrain_compare.harness.narrator import result_console
-    from pooldrain_compare.parity.command import ParityOptions, list_scenarios, run_parity
+    from pooldrain_compare.parity.cases import ParityOptions
+    from pooldrain_compare.parity.command import run_parity
+    from pooldrain_compare.parity.table import list_scenarios
 
     if options.list:
         list_scenarios(result_console())

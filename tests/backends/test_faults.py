@@ -19,7 +19,7 @@ from pooldrain.runtime.process.watchdog import END_MARGIN
 from pooldrain_compare.harness.faults.catalogue import FAULTS, FROZEN, Fault, Place
 from pooldrain_compare.harness.faults.private_server import PrivateServer
 from pooldrain_compare.harness.servers import Backend
-from pooldrain_compare.parity.command import Case, CaseResult, ParityOptions, plan, run_cases, stage
+from pooldrain_compare.parity.cases import Case, CaseResult, ParityOptions, plan, run_cases, stage
 from pooldrain_compare.parity.scenarios import BY_NAME
 from tests.harness.postgres import Postgres
 from tests.harness.service import Launcher

@@ -169,7 +169,9 @@ def ended(seen: Evidence, **changed: Any) -> Evidence:
 
 
 def reported(seen: Evidence, **changed: Any) -> Evidence:
-    return replace(seen, report={**seen.report, **changed})
+    """The report of its only process changed."""
+    [only] = seen.report["workers"]
+    return replace(seen, report={**seen.report, "workers": [{**only, **changed}]})
 
 
 def exchanged(seen: Evidence, **given: Any) -> Evidence:
@@ -225,7 +227,7 @@ PLANTED: dict[str, tuple[str, Callable[[Evidence], Evidence]]] = {
         lambda seen: ended(replace(seen, report=None, transcript=[]), code=3),
     ),
     "another exit code": ("exit code", lambda seen: ended(seen, code=4)),
-    "another code in the report": ("exit code", lambda seen: reported(seen, exit_code=5)),
+    "another code in the report": ("exit code", lambda seen: replace(seen, report={**seen.report, "exit_code": 5})),
     "killed by a signal": ("exit code", lambda seen: ended(seen, code=-9)),
     "a code as if by a signal": ("exit code", lambda seen: ended(replace(seen, report=None), code=137)),
     "no report": ("exit code", lambda seen: replace(seen, report=None)),

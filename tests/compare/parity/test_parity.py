@@ -14,10 +14,11 @@ from pooldrain.errors import ConfigurationError
 from pooldrain_compare.cli import run
 from pooldrain_compare.harness.processes import Ended
 from pooldrain_compare.harness.servers import BACKENDS, COMPARED_WITH
-from pooldrain_compare.parity.command import Case, CaseResult, ParityOptions, Stage, compare_case, markdown, plan, stage
+from pooldrain_compare.parity.cases import Case, CaseResult, ParityOptions, Stage, compare_case, plan, stage
 from pooldrain_compare.parity.comparison import ACCEPTED, Accepted, differences, facts, failures
 from pooldrain_compare.parity.conductor import Observation
 from pooldrain_compare.parity.scenarios import BY_NAME, POSTGRESQL
+from pooldrain_compare.parity.table import markdown
 from tests.compare.parity import sabotage
 
 ROOT = Path(__file__).parents[3]
@@ -125,7 +126,7 @@ def _late(o: Observation) -> None:
 
 def _slow_phase(o: Observation) -> None:
     assert o.report is not None
-    next(phase for phase in o.report["phases"] if phase["phase"] == "DISPOSING")["seconds"] = 9.0
+    next(phase for phase in o.reports[0]["phases"] if phase["phase"] == "DISPOSING")["seconds"] = 9.0
 
 
 def _leak_missed(o: Observation) -> None:
@@ -134,7 +135,7 @@ def _leak_missed(o: Observation) -> None:
 
 def _report_differs(o: Observation) -> None:
     assert o.report is not None
-    o.report["requests"]["finished"] += 1
+    o.reports[0]["requests"]["finished"] += 1
 
 
 def _no_report(o: Observation) -> None:

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 import pytest
 
 from pooldrain_compare.harness.servers import BACKENDS
-from pooldrain_compare.parity.command import Case, CaseResult, ParityOptions, plan, run_cases, stage
+from pooldrain_compare.parity.cases import Case, CaseResult, ParityOptions, plan, run_cases, stage
 from pooldrain_compare.parity.scenarios import (
     SCENARIOS,
     SQLITE,
