@@ -18,7 +18,7 @@ from pooldrain.policy import LeakPolicy, PoolPolicy
 from pooldrain.sqla.async_pool import ClosableAsyncQueuePool
 from pooldrain.sqla.connect_options import engine_options
 from pooldrain.sqla.database_url import DatabaseUrl
-from pooldrain.sqla.hooks import EventSink
+from pooldrain.sqla.hooks import EventSink, silence_collected_warning
 from pooldrain.sqla.tracked_pool import TrackedPool
 from pooldrain_async.bounded import Work
 from pooldrain_async.cancellation import cancel
@@ -52,6 +52,7 @@ class Pool(TrackedPool):
             clock=clock,
             skip=(__file__,),
         )
+        silence_collected_warning()
 
     async def open(self) -> None:
         """Connect, ask `SELECT 1`, fill the pool to `min_idle`. Raises StartupError, with the password masked."""

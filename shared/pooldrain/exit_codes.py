@@ -25,7 +25,6 @@ def by_signal(number: int) -> int:
 # What a command exits with that is interrupted (SIGINT) before it has a shutdown to perform.
 INTERRUPTED = by_signal(2)
 
-
 # From best to worst; a master of several workers exits with the worst of theirs.
 _SEVERITY = (
     ExitCode.DRAINED,

@@ -19,7 +19,6 @@ LONGEST_ID = 64
 
 _serial = count(1)
 
-
 # A client's X-Request-ID; or an ASGI request's headers, in which to look for it when somebody wants to know.
 GivenId = str | Iterable[tuple[bytes, bytes]] | None
 

@@ -111,6 +111,11 @@ class Lifecycle(Generic[PoolT, Hook]):
         """Something that a step may wait for has happened: the shell wakes its waiter."""
         raise NotImplementedError
 
+    def look_again(self) -> None:
+        """The same without the lock: a retiring worker's clients have gone, or the whole service ends."""
+        with self._lock:
+            self.changed_locked()
+
     def add_pool(self, url: DatabaseUrl, pool: PoolPolicy, leaks: LeakPolicy, name: str | None = None) -> PoolT:
         """Another engine, with a pool that opens and stops with the main one. Before `open`."""
         added = type(self).make_pool(
@@ -129,11 +134,6 @@ class Lifecycle(Generic[PoolT, Hook]):
     def on_open(self, hook: Hook) -> None:
         """Have `hook` called when the pools are open, before the service is ready."""
         self._hooks.append(hook)
-
-    def look_again(self) -> None:
-        """The same without the lock: a retiring worker's clients have gone, or the whole service ends."""
-        with self._lock:
-            self.changed_locked()
 
     # --- life --------------------------------------------------------------------------------------------
 
@@ -256,7 +256,7 @@ class Lifecycle(Generic[PoolT, Hook]):
 
     def check_threshold(self) -> bool:
         """The tutorial's coarse leak flag. Asking changes nothing; its rise is told where a leak is found."""
-        return self.pools[0].ledger.at_threshold(self.pools[0].status.checkedout)
+        return self.pool.ledger.at_threshold(self.pool.status.checkedout)
 
     # --- shutdown ----------------------------------------------------------------------------------------
 

@@ -23,19 +23,11 @@ _RETRY = (("retry-after", str(RETRY_AFTER)),)
 
 # What a refused request gets; the same bytes every time, so made once.
 REFUSED = problem(503, "the service is shutting down and takes no new requests", _RETRY, close=True)
-
 POOL_CLOSED = problem(503, "the service is shutting down and its connection pool is closed", _RETRY, close=True)
-
-
 CUT = problem(503, "the service is shutting down and this request overstayed its deadline", _RETRY, close=True)
-
 POOL_EXHAUSTED = problem(503, "no database connection became free in time", _RETRY)
-
-
 DATABASE_UNAVAILABLE = problem(503, "the database is out of reach", _RETRY)
-
 INTERNAL_ERROR = problem(500, "the request failed; the log says why")
-
 
 _INVALID = {
     400: "the request is not valid HTTP",

@@ -6,7 +6,6 @@ Patches internals of uvicorn 0.54.0: the timers of connections that are kept ope
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import time
 from contextlib import suppress
@@ -60,8 +59,7 @@ class DrainWorker(ManagedWorker):
             await service.runner.open()
         listener = self.take_listener()
         app = service.app if settings.max_requests is None else self._counting(service)
-        listening = Listening(settings.host, listener.getsockname()[1], settings.server, os.getpid())
-        return WorkerServer(app, service.runner, listener, listening, self)
+        return WorkerServer(app, service.runner, listener, self.app.ground.listening(listener), self)
 
     def look_again(self) -> None:
         """What the master has to say may have changed."""

@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pooldrain.exit_codes import INTERRUPTED
 from pooldrain_compare.harness.arguments import at_least
 
 if TYPE_CHECKING:
@@ -56,6 +57,6 @@ def run(options: argparse.Namespace) -> int:
             except KeyboardInterrupt:
                 progress.stop()
                 console.print(f"interrupted: seed {seed}", markup=False)
-                return 130
+                return INTERRUPTED
         campaign.tell(console, result)
     return 1 if result.broken else 0

@@ -18,8 +18,6 @@ from pooldrain_compare.fuzz.fuzz_scenario import FuzzScenario
 from pooldrain_compare.fuzz.strategies import scenarios
 from pooldrain_compare.fuzz.trial import differences
 
-REGRESSIONS = Path("tests/compare/fuzz/regressions")
-
 
 @dataclass(frozen=True, slots=True)
 class Divergence:

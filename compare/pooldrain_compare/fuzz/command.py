@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pooldrain.exit_codes import INTERRUPTED, ExitCode
 from pooldrain_compare.harness.arguments import at_least
 
 if TYPE_CHECKING:
@@ -42,14 +43,14 @@ def run(options: argparse.Namespace) -> int:
         from pooldrain_compare.fuzz import campaign
     except ModuleNotFoundError as error:
         sys.stderr.write(f"{error.name} is not installed; make setup\n")
-        return 1
+        return ExitCode.NOT_STARTED
     console = Console(highlight=False, soft_wrap=True)
     if options.replay is not None:
         try:
             scenario = campaign.load(options.replay)
         except (OSError, ValueError, KeyError, TypeError) as error:
             sys.stderr.write(f"{options.replay} is no scenario: {error}\n")
-            return 2
+            return ExitCode.BAD_CONFIGURATION
         return _tell(console, campaign.try_out(scenario), "no divergence")
 
     number = random.SystemRandom().randrange(1_000_000) if options.seed is None else options.seed
@@ -67,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             progress.stop()
             console.print(f"interrupted: no divergence in {done} trials, seed {number}", markup=False)
-            return 130
+            return INTERRUPTED
     if result.divergence is not None:
         path = campaign.save(result.divergence, options.regressions)
         console.print(f"{path}: replay it with --replay; it is a test from now on", markup=False)

@@ -14,11 +14,9 @@ from rich.console import Console
 from pooldrain_compare.harness.environment import artefacts, database
 from pooldrain_compare.harness.narrator import Narrator, result_console
 from pooldrain_compare.parity.cases import CaseResult, ParityOptions, plan, run_cases, stage
-from pooldrain_compare.parity.scenarios import POSTGRESQL, SQLITE
 from pooldrain_compare.parity.table import accepted_entries, markdown, print_verdicts, worst_of
 
 REPORT = Path("compare/reports/parity.md")
-DATABASES = (POSTGRESQL, SQLITE)
 
 
 def run_parity(options: ParityOptions) -> int:

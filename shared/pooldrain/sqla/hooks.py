@@ -77,7 +77,7 @@ def silence_collected_warning() -> None:
     """Keep SQLAlchemy from warning, twice, of what the `collected` rule reports by name."""
     warnings.filterwarnings("ignore", _COLLECTED_WARNING, sqlalchemy.exc.SAWarning)
     logger = logging.getLogger(ClosablePool._sqla_logger_namespace)
-    logger.addFilter(_is_no_collected_warning)  # the same one each time, which is added once
+    logger.addFilter(_is_no_collected_warning)  # the same each time: it is added once
 
 
 class PoolTracker:

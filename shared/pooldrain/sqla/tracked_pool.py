@@ -27,7 +27,6 @@ from pooldrain.sqla.hooks import (
     checked_out_proxy,
     dbapi_connection,
     driver_connection,
-    silence_collected_warning,
 )
 from pooldrain.sqla.pool import ClosablePool
 from pooldrain.status import PoolStatus
@@ -62,14 +61,13 @@ class TrackedPool:
         self.policy = policy
         self.events = events
         self.service = service
-        self.lock = self._lock = lock
+        self.lock = lock
         self._clock = clock
         self._look_again_at = 0.0  # monotonic seconds
         self.ledger = CheckoutLedger(leaks)
         self.tracker = PoolTracker(self.ledger, events, lock=lock, clock=clock, skip=skip)
         self.tracker.listen(engine)
         event.listen(engine, "do_connect", connect_options(url, policy, service))
-        silence_collected_warning()
         forks.protect(self)
 
     @property
@@ -97,7 +95,7 @@ class TrackedPool:
 
     def outstanding(self) -> list[Checkout]:
         """Every connection that is checked out, oldest first."""
-        with self._lock:
+        with self.lock:
             return list(self.ledger.outstanding.values())
 
     def holdings(self) -> tuple[Holding, ...]:
@@ -107,7 +105,7 @@ class TrackedPool:
 
     def drivers(self, requests: Iterable[InFlightRequest]) -> list[Any]:
         """The drivers' connections that these requests hold from this pool."""
-        with self._lock:
+        with self.lock:
             mine = self.ledger.outstanding
             held = [c for request in requests for c in request.checkouts if mine.get(c.key) is c]
         return [driver for checkout in held if (driver := driver_connection(checkout)) is not None]
@@ -115,7 +113,7 @@ class TrackedPool:
     def in_transit(self) -> list[ConnectionPoolEntry]:
         """Open connections that are neither idle nor checked out: being tested, reset or closed by somebody."""
         idle = self.pool.idle_records()
-        with self._lock:
+        with self.lock:
             return [r for r in self.tracker.open_records() if r not in idle and r not in self.ledger.outstanding]
 
     def take_from_holder(self, checkout: Checkout) -> PoolProxiedConnection | bool:
@@ -157,7 +155,7 @@ class TrackedPool:
         age = self.ledger.policy.leak_age
         if age is None:
             return math.inf
-        with self._lock:
+        with self.lock:
             now = self._clock()
             leaks = self.ledger.overdue(now)
             due = self.ledger.next_overdue()
@@ -170,11 +168,11 @@ class TrackedPool:
         if now < self._look_again_at:
             return self._look_again_at - now
         self._look_again_at = now + PINNED_LOOK
-        with self._lock:
+        with self.lock:
             answering = self.ledger.answering()
         if answering:
             idle = {c for c in answering if _idles_in_transaction(driver_connection(c))}
-            with self._lock:
+            with self.lock:
                 leaks = self.ledger.pinned(idle, now)
             self.tracker.report(leaks)
         return PINNED_LOOK

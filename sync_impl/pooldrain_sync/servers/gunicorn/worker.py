@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import re
 import selectors
 import signal
@@ -47,7 +46,6 @@ from pooldrain.runtime.listener import (
 from pooldrain.runtime.master.worker import ManagedWorker
 from pooldrain.runtime.process.exit import fast_exit, told_in_one_line
 from pooldrain.shutdown import ShutdownReport, Stop
-from pooldrain.transcript import Listening
 from pooldrain_sync.servers.gunicorn.response import (
     ClientSocket,
     DrainBody,
@@ -134,10 +132,9 @@ class DrainWorker(ManagedWorker, ThreadWorker):
         assert wakeup is not None
         self.poller.register(wakeup, selectors.EVENT_READ, self.method_queue.run_callbacks)
         self.set_accept_enabled(True)
-        settings = self.app.settings
-        port = self.take_listener().getsockname()[1]
+        listening = self.app.ground.listening(self.take_listener())
         self.accepts_requests()  # first: who reads that we listen may send SIGHUP
-        self.service.runner.events.emit(Listening(settings.host, port, settings.server, os.getpid()))
+        self.service.runner.events.emit(listening)
         self.poller.register(self.watch, selectors.EVENT_READ, self._woken)
         self._attend_signals()
         while not self._stopped.is_set():

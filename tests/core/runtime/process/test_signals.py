@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from pooldrain.runtime.process.signals import IGNORED_SIGNALS, SHUTDOWN_SIGNALS, SignalWatch
+from tests.harness.programs import SIGNAL_ONCE_IT_WAITS
 
 Naming = type(signal.SIGTERM)
 
@@ -124,26 +125,20 @@ print("too late")
 # Python tells of signals in the main thread alone, between two instructions. One that the kernel hands to another
 # thread does not interrupt what the main thread waits in: just as one that comes a moment before it begins to wait.
 def test_a_signal_that_does_not_interrupt_the_wait_ends_it() -> None:
-    code, told = run("""
-import select, signal, threading, time
+    code, told = run(
+        """
+import select
 from pooldrain.runtime.process.signals import SignalWatch
 watch = SignalWatch()
 watch.install()
-main = f"/proc/self/task/{threading.get_native_id()}/stat"
-
-def signal_once_it_waits():
-    asleep = 0
-    while asleep < 50:  # looks in a row
-        with open(main) as stat:
-            asleep = asleep + 1 if stat.read().rpartition(")")[2].split()[0] == "S" else 0
-        time.sleep(0.001)
-    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
-
-threading.Thread(target=signal_once_it_waits).start()
+"""
+        + SIGNAL_ONCE_IT_WAITS
+        + """
 ready = select.select([watch], [], [], 20)[0]
 watch.drain()
 print(ready == [watch], watch.received, select.select([watch], [], [], 0)[0])
-""")
+"""
+    )
     assert (code, told) == (0, "True ['SIGTERM'] []")
 
 
