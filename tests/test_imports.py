@@ -23,6 +23,7 @@ PACKAGES = {
 # Each module of the core may import those before it. `sqla` and `runtime` are packages, and free within themselves.
 ORDER = [
     "printable",
+    "current",
     "errors",
     "servers",
     "exit_codes",
@@ -37,6 +38,7 @@ ORDER = [
     "service_report",
     "status",
     "answers",
+    "probes",
     "problems",
     "demo",
     "transcript",
@@ -53,6 +55,7 @@ HARMLESS = {
     "contextvars",
     "dataclasses",
     "enum",
+    "functools",
     "http",
     "importlib.metadata",
     "itertools",
@@ -65,7 +68,7 @@ HARMLESS = {
 }
 # The same inside `runtime`.
 RUNTIME_ORDER = [
-    *("output", "process", "embedded", "listener", "options", "startup", "master", "assembly", "command"),
+    *("output", "process", "embedded", "listener", "options", "startup", "master", "assembly", "reload", "command"),
 ]
 
 COMPARISON = PACKAGES["pooldrain_compare"]
@@ -187,7 +190,7 @@ def test_imports_inside_the_core_go_one_way(name: str) -> None:
 
 def test_importing_the_package_brings_in_errors_and_policies_only() -> None:
     ours = {found for found in imports(CORE / "__init__.py") if found.startswith("pooldrain")}
-    assert ours == {"pooldrain.errors", "pooldrain.policy"}
+    assert ours == {"pooldrain.current", "pooldrain.errors", "pooldrain.policy"}
 
 
 @pytest.mark.parametrize("name", ["__init__", *DECIDING])

@@ -115,6 +115,7 @@ def create_app(runner: Runner) -> ASGIApp:
     """The demo service as an ASGI application, over `runner`'s pool, without its gate."""
     service = Demo(runner)
     runner.on_open(service.prepare)
+    runner.answer_always(demo.STATUS_PATH)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     for path, name, methods in demo.ROUTES:
         app.router.add_route(path, _responding(getattr(service, name)), methods=list(methods))

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import threading
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 Work = Callable[[], Coroutine[Any, Any, None]]
 
+
+Result = TypeVar("Result")
 
 _late: set[asyncio.Task[None]] = set()  # what is left to itself: a loop alone would let it be collected
 
@@ -32,3 +37,31 @@ async def run_all(works: Iterable[Work], deadline: float, clock: Callable[[], fl
         if task in done:
             task.result()
     return not late
+
+
+async def in_thread(work: Callable[[], Result]) -> Result:
+    """Run what may block in a thread of its own, and wait for it; raises what it raises.
+
+    Not in the loop's pool of threads, which may be full of what hangs.
+    """
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[Result] = loop.create_future()
+
+    def tell(result: Callable[[], None]) -> None:
+        def unless_left() -> None:
+            if not ended.done():
+                result()
+
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(unless_left)
+
+    def run() -> None:
+        try:
+            result = work()
+        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+            tell(partial(ended.set_exception, error if isinstance(error, Exception) else RuntimeError(repr(error))))
+        else:
+            tell(partial(ended.set_result, result))
+
+    threading.Thread(target=contextvars.copy_context().run, args=(run,), name="pooldrain-thread", daemon=True).start()
+    return await ended

@@ -15,9 +15,10 @@ from typing import Protocol
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pooldrain.answers import Answer
-from pooldrain.gate import BODILESS, CLIENT, ONE_WRITE, UNCOUNTED_PATHS
+from pooldrain.gate import BODILESS, CLIENT, ONE_WRITE
 from pooldrain.in_flight import CURRENT_REQUEST, Client, InFlightRequest
-from pooldrain.problems import CUT, REFUSED
+from pooldrain.problems import CUT, REFUSED, Failure, is_default_page
+from pooldrain.sqla.errors import failure_of, tell_failure
 from pooldrain_async.runner import Runner
 
 _CLOSE = (b"connection", b"close")
@@ -63,9 +64,14 @@ class GateMiddleware:
         client: LoopClient | None = scope.pop(CLIENT, None)
         method, path = scope["method"], scope["path"]
         runner = self._runner
-        if path in UNCOUNTED_PATHS:
+        if path in runner.probes.uncounted:
+            responder = _Responder(runner, send, client)
+            answer = runner.probes.answer(method, path, runner.phase)
             try:
-                await self._app(scope, receive, _Responder(runner, send, client).send)
+                if answer is None:
+                    await self._app(scope, receive, responder.send)
+                else:
+                    await send_answer(answer, responder.send)
             except RuntimeError as error:
                 if not self._breach(error, None, scope, client):
                     raise
@@ -81,6 +87,7 @@ class GateMiddleware:
         responder = _Responder(runner, send, client, request)
         try:
             await self._app(scope, receive, responder.send)
+            await responder.let_through()
         except asyncio.CancelledError:
             if not request.cancelled:
                 raise
@@ -88,6 +95,8 @@ class GateMiddleware:
         except BaseException as error:
             if self._breach(error, request, scope, client):
                 responder.complete = False
+            elif not request.cancelled and isinstance(error, Exception) and await responder.explains(error):
+                pass
             elif not request.cancelled or not isinstance(error, Exception) or responder.lost_its_client(error):
                 request.status = request.status or 500
                 raise
@@ -119,6 +128,7 @@ class _Responder:
 
     # Defaults live in the class: a responder is made for every answer, and few of them change.
     _replaced = False
+    _held: Message | None = None  # the head of a page that may have to be replaced
     _begun = False  # some of the body was handed over before the drain timed out
     complete = False
 
@@ -140,6 +150,9 @@ class _Responder:
                 if request.cancelled and request.was_cut:
                     # The application failed because we cancelled it: the client learns that, not "internal error".
                     return self.send_cut()
+                if message["status"] == 500 and request.failure is not None and self._held is not message:
+                    self._held = message  # if this is its framework's page, ours says more
+                    return _nothing()
             if message["status"] in BODILESS:
                 headers = [header for header in message.get("headers", ()) if header[0].lower() != b"content-length"]
                 message = {**message, "headers": headers}
@@ -149,6 +162,8 @@ class _Responder:
                     message = {**message, "headers": [*headers, _CLOSE]}
         elif self._replaced:
             return _nothing()
+        elif self._held is not None:
+            return self._settle(message)
         elif not message.get("more_body", False):
             self.complete = True
             if self._request is not None and len(message.get("body", b"")) <= ONE_WRITE:
@@ -156,6 +171,38 @@ class _Responder:
         elif self._request is not None:
             self._stream_on(self._request)
         return self._send(message)
+
+    async def _settle(self, message: Message) -> None:
+        """The first part of the body has come: the page of a framework that knows of no database is replaced."""
+        assert self._request is not None
+        failure = self._request.failure
+        if isinstance(failure, Failure) and is_default_page(message.get("body", b"")):
+            self._held = None
+            await send_answer(failure.answer(self._request), self.send)
+            self._replaced = True
+        else:
+            await self.let_through()
+            await self.send(message)
+
+    async def let_through(self) -> None:
+        """Send a head that was held back."""
+        if (held := self._held) is not None:
+            await self.send(held)
+            self._held = None
+
+    async def explains(self, error: Exception) -> bool:
+        """Whether the client is told why the application, which has let this error through, has no connection."""
+        assert self._request is not None
+        failure = failure_of(error)
+        if failure is None and not self._replaced:
+            await self.let_through()
+            return False
+        tell_failure(error, self._request.route)
+        if failure is not None and (self._request.status is None or self._held is not None):
+            self._held = None
+            await send_answer(failure.answer(self._request), self.send)
+            self._replaced = True
+        return self._replaced
 
     def _stream_on(self, request: InFlightRequest) -> None:
         """A part of a body is sent; a response that goes on beyond the drain timeout is broken off."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
 from functools import partial
 from threading import RLock
@@ -11,6 +12,7 @@ from threading import RLock
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import greenlet_spawn
 
 from pooldrain.in_flight import Checkout, InFlightRequest
@@ -19,9 +21,13 @@ from pooldrain.sqla.async_pool import ClosableAsyncQueuePool
 from pooldrain.sqla.connect_options import engine_options
 from pooldrain.sqla.database_url import DatabaseUrl
 from pooldrain.sqla.hooks import EventSink, silence_collected_warning
-from pooldrain.sqla.tracked_pool import TrackedPool
-from pooldrain_async.bounded import Work
+from pooldrain.sqla.loops import loop_of, run_on_loop
+from pooldrain.sqla.tracked_pool import Adopted, TrackedPool
+from pooldrain_async.bounded import Work, in_thread
 from pooldrain_async.cancellation import cancel
+
+# Seconds for another thread's loop to close a connection.
+LOOPS_PATIENCE = 2.0
 
 
 class Pool(TrackedPool):
@@ -69,20 +75,41 @@ class Pool(TrackedPool):
             await greenlet_spawn(self.pool.discard, record)  # the connection of the test
         self.opened(started)
 
-    def cancellations(self, requests: list[InFlightRequest], timeout: float) -> list[Work]:
-        """What cancels, on the server, each statement that these requests are running from this pool."""
-        return [partial(cancel, driver, timeout) for driver in self.drivers(requests)]
+    def cancellations(self, requests: list[InFlightRequest], work: Iterable[Checkout], timeout: float) -> list[Work]:
+        """What cancels, on the server, each statement that these requests, and this work, run from this pool."""
+        drivers = self.drivers(requests, work)
+        return [partial(cancel, driver, timeout, on_loop=self.on_loop) for driver in drivers]
 
     async def reclaim(self, checkout: Checkout) -> bool:
         """Close a checked-out connection; False if its holder did so first, or if it cannot be done."""
         held = self.take_from_holder(checkout)
         if isinstance(held, bool):
             return held
-        await greenlet_spawn(held.invalidate)
+        record = checkout.key
+        assert isinstance(record, ConnectionPoolEntry), "the only keys that there are"
+        await self._end(held.invalidate, record, LOOPS_PATIENCE)
         return True
 
     async def dispose(self, deadline: float) -> None:
         """Close every pooled connection; begin with none after `deadline` (monotonic seconds)."""
-        pool = self.pool
-        while self._clock() < deadline and (record := pool.take_idle()) is not None:
-            await greenlet_spawn(pool.discard, record)
+        while self._clock() < deadline and (idle := self.take_idle()) is not None:
+            record, discard = idle
+            await self._end(discard, record, deadline - self._clock())
+
+    async def _end(self, work: Callable[[], None], record: ConnectionPoolEntry, timeout: float) -> None:
+        """Close a connection: one of threads in a thread, one of another loop on that; from outside, if it is gone."""
+        if not self.on_loop:
+            await in_thread(work)
+        elif (loop := loop_of(record)) in (None, asyncio.get_running_loop()):
+            await greenlet_spawn(work)
+        elif not await in_thread(partial(run_on_loop, work, loop, timeout)):
+            self.end_from_outside(record)
+
+
+class AdoptedPool(Adopted, Pool):
+    """The pool of an engine of either colour that the application has made; it opens what it needs."""
+
+    own_files = (__file__,)
+
+    async def open(self) -> None:
+        """Nothing: no connection is opened that the application has not asked for."""

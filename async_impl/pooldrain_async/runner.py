@@ -6,6 +6,8 @@ The order of the steps is not known here (`pooldrain.shutdown` knows it).
 from __future__ import annotations
 
 import asyncio
+import inspect
+import math
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -17,6 +19,8 @@ from sqlalchemy.exc import DBAPIError
 
 from pooldrain import lifecycle
 from pooldrain.in_flight import Checkout, InFlightRequest
+from pooldrain.ledger import hold_as
+from pooldrain.lifecycle import TEARDOWN_HOLDER
 from pooldrain.phases import Phase
 from pooldrain.policy import ShutdownPolicy
 from pooldrain.shutdown import (
@@ -32,10 +36,26 @@ from pooldrain.shutdown import (
     ShutdownReport,
     Stop,
     Tally,
+    Teardown,
     shutdown_sequence,
 )
-from pooldrain_async.bounded import run_all
-from pooldrain_async.pool import Pool
+from pooldrain.sqla.hooks import EventSink
+from pooldrain_async.bounded import in_thread, run_all
+from pooldrain_async.pool import AdoptedPool, Pool
+
+
+async def _call(function: Callable[[], object]) -> None:
+    """Call it: one of asyncio's on the loop, a plain one in a thread, for it may block."""
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None)):  # noqa: B004 - its method is asked for
+        result = function()
+    else:
+        result = await in_thread(function)
+    if inspect.isawaitable(result):
+        await result
+
+
+def _never() -> float:
+    return math.inf
 
 
 class Server(lifecycle.Server, Protocol):
@@ -59,33 +79,44 @@ class Runner(lifecycle.Lifecycle[Pool, Callable[[], Awaitable[None]]]):
     """One service and its shutdown."""
 
     make_pool = Pool
+    adopt_pool = AdoptedPool
 
     def __init__(
         self,
-        pool: Pool,
+        pool: Pool | None,
         policy: ShutdownPolicy,
         *,
+        events: EventSink | None = None,
         lock: threading.RLock,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__([pool], policy, lock=lock, clock=clock)
+        told = events if pool is None else pool.events
+        assert told is not None, "a service without a pool of its own has to be told where its events go"
+        super().__init__([] if pool is None else [pool], policy, events=told, lock=lock, clock=clock)
         self._event = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None  # once it is open
+        self._thread = threading.get_ident()
         self._retiring: Retiring | None = None
 
     def changed_locked(self) -> None:
-        """Wake the step that waits."""
-        self._event.set()
+        """Wake the step that waits; a connection may come back in any thread."""
+        if self._loop is None or threading.get_ident() == self._thread:
+            self._event.set()
+        else:
+            self._loop.call_soon_threadsafe(self._event.set)
 
     async def open(self) -> None:
         """Open the pools, prepare the application; then the service is ready. Raises StartupError."""
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         self.enter(Phase.STARTING)
-        for pool in self.pools:
+        for pool in list(self.pools):
             await pool.open()
         try:
             for hook in self._hooks:
                 await hook()
         except DBAPIError as error:
-            if (told := self.pool.cannot_prepare(error)) is not None:  # in one line, without a traceback
+            told = None if self.has_no_pool else self.pool.cannot_prepare(error)
+            if told is not None:  # in one line, without a traceback
                 raise told from error
             raise
         self._watching = asyncio.create_task(self._watch(), name="pooldrain-watch")
@@ -136,6 +167,8 @@ class Runner(lifecycle.Lifecycle[Pool, Callable[[], Awaitable[None]]]):
                 return await self._drain(step, server)
             case Cancel():
                 return await self._cancel(step, server)
+            case Teardown():
+                return await self._teardown(step)
             case Reclaim():
                 return await self._reclaim(step.deadline)
             case Dispose():
@@ -168,38 +201,62 @@ class Runner(lifecycle.Lifecycle[Pool, Callable[[], Awaitable[None]]]):
     async def _drain(self, step: Drain, server: Server) -> Done:
         started, refused = self.close_gate()
         server.drain()
-        await self._wait(lambda: self.gate.idle or self.hurried, step.deadline)
+        await self._wait(lambda: self.hurried or self.quiet, step.deadline, self.next_look)
         return self.drained(started, refused)
 
     async def _cancel(self, step: Cancel, server: Server) -> Done:
         if not step.needed:
             return Done(self.clock())
-        requests: list[InFlightRequest] = self.cancel_all()
+        requests, work = self.cancel_all()
         try:
             server.cancel()
             patience = (self.clock() + step.deadline) / 2
-            works = [work for pool in self.pools for work in pool.cancellations(requests, patience - self.clock())]
+            left = patience - self.clock()
+            works = [each for pool in self.pools for each in pool.cancellations(requests, work.get(pool, ()), left)]
             await run_all(works, patience, self.clock, name="pooldrain-cancel")
-            await self._wait(lambda: self.gate.idle, patience)
+            await self._wait(lambda: self.unwound(work), patience)
             # What waits for the database unwinds by itself, as a thread does; only then are tasks cancelled.
-            if sum(pool.end_in_transit() + pool.cut_off(requests) for pool in self.pools):
-                await self._wait(lambda: self.gate.idle, (patience + step.deadline) / 2)
-            for request in list(self.gate.in_flight):
-                if isinstance(request.worker, asyncio.Task):
-                    request.worker.cancel()
-            await self._wait(lambda: self.gate.idle, step.deadline)
+            if sum(pool.end_in_transit() + pool.cut_off(requests, work.get(pool, ())) for pool in self.pools):
+                await self._wait(lambda: self.unwound(work), (patience + step.deadline) / 2)
+            still_out = [c for pool, checkouts in work.items() for c in checkouts if pool.still_out([c])]
+            workers = [*(request.worker for request in self.gate.in_flight), *(c.worker for c in still_out)]
+            for worker in workers:
+                if isinstance(worker, asyncio.Task) and worker.get_loop() is self._loop:
+                    worker.cancel()
+            await self._wait(lambda: self.unwound(work), step.deadline)
         finally:  # also if a cancellation raised: nobody goes uncounted
             done = self.give_up()
         return done
+
+    async def _teardown(self, step: Teardown) -> Done:
+        started, functions = self.clock(), self.shutdown_functions()
+        running: list[str] = [name for name, _ in functions[:1]]
+        abandoned: list[str] = []
+
+        async def end() -> None:
+            with hold_as(TEARDOWN_HOLDER):
+                for name, function in functions:
+                    if abandoned:
+                        return  # and tell nothing any more: nobody waits
+                    running[:] = [name]
+                    try:
+                        await _call(function)
+                    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, the others run
+                        if not abandoned:
+                            self.failed(f"the shutdown function {name}", error)
+                running.clear()
+
+        if functions:
+            await run_all([end], step.deadline, self.clock, name="pooldrain-teardown")
+        abandoned += running
+        return self.torn_down(running[0] if running else None, started)
 
     async def _reclaim(self, deadline: float) -> Done:
         self.close_pools()
         for pool in self.pools:
             pool.end_in_transit()
-        works = [
-            partial(self._reclaim_from, pool, checkouts, deadline)
-            for pool, checkouts in zip(self.pools, self.tell_outstanding(), strict=True)
-        ]
+        outstanding = self.tell_outstanding()
+        works = [partial(self._reclaim_from, pool, checkouts, deadline) for pool, checkouts in outstanding]
         finished = await run_all(works, deadline, self.clock, name="pooldrain-reclaim")
         return Done(self.clock(), timed_out=not finished)
 
@@ -215,15 +272,12 @@ class Runner(lifecycle.Lifecycle[Pool, Callable[[], Awaitable[None]]]):
         finished = await run_all(works, deadline, self.clock, name="pooldrain-dispose")
         return self.disposed(Done(self.clock(), timed_out=not finished), started, closed)
 
-    async def _wait(self, happened: Callable[[], bool], deadline: float) -> None:
-        """Wait until it happened or the deadline (monotonic seconds) passes."""
-        left = deadline - self.clock()
-        if left <= 0:
-            return
-        with suppress(TimeoutError):
-            async with asyncio.timeout(left):
-                while not happened():
-                    self._event.clear()
+    async def _wait(self, happened: Callable[[], bool], deadline: float, look: Callable[[], float] = _never) -> None:
+        """Wait until it happened or the deadline (monotonic seconds) passes; look again after `look()` seconds."""
+        while not happened() and (left := deadline - self.clock()) > 0:
+            self._event.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(left, look())):
                     await self._event.wait()
 
     async def _watch(self) -> None:

@@ -27,6 +27,7 @@ PHASES = (
     "ANNOUNCING",
     "DRAINING",
     "CANCELLING",
+    "TEARDOWN",
     "RECLAIMING",
     "DISPOSING",
     "STOPPING",
@@ -50,6 +51,8 @@ _COMMON: dict[str, Any] = {"event": str, "t": _NUMBER, "pid": int}
 # Every event, and what it must carry.
 VOCABULARY: dict[str, dict[str, Any]] = {
     "pool_opened": {"pool_size": int, "max_overflow": int, "connected": int, "seconds": _NUMBER},
+    "engine_adopted": {"pool": str, "driver": str, "pool_class": str, "limits": str},
+    "probes": {"answered_by": str, "livez": str, "readyz": str},
     "listening": {"host": str, "port": int, "server": str},
     "signal": {"signal": str, "number": int},
     "signal_ignored": {"signal": str},
@@ -81,6 +84,8 @@ VOCABULARY: dict[str, dict[str, Any]] = {
     "request_refused": {"route": str},
     "request_finished": {"request": str, "route": str, "status": _OPTIONAL_INT, "seconds": _NUMBER},
     "request_cut": {"request": str, "route": str, "status": _OPTIONAL_INT, "seconds": _NUMBER, "call_site": str},
+    "work_cut": {"holding": dict},
+    "teardown_abandoned": {"function": str, "seconds": _NUMBER},
     "connection_opened": {},
     "connection_closed": {},
     "checkout": {"holder": str, "request": _OPTIONAL_STRING, "call_site": str},
@@ -228,13 +233,18 @@ def _in_flight(story: Story) -> Found:
 
 
 def _cutting(story: Story) -> Found:
-    """Requests are cut in CANCELLING, and only if the drain was not complete."""
+    """Requests, and work outside them, are cut in CANCELLING, and only if the drain was not complete."""
     complete = any(record["complete"] for _, record in story.all("drain_ended"))
     for place, record in story.all("request_cut"):
         if story.phase_at(place) != "CANCELLING":
             yield place, f"request {record['request']} is cut in {story.phase_at(place) or 'no phase'}"
         elif complete:
             yield place, f"request {record['request']} is cut after a complete drain"
+    for place, record in story.all("work_cut"):
+        if story.phase_at(place) != "CANCELLING":
+            yield place, f"work of {_who(_holder(record))} is cut in {story.phase_at(place) or 'no phase'}"
+        elif complete:
+            yield place, f"work of {_who(_holder(record))} is cut after a complete drain"
 
 
 def _drain(story: Story) -> Found:
@@ -250,8 +260,9 @@ def _drain(story: Story) -> Found:
             yield story.entered("CANCELLING"), f"no {name} in DRAINING"
     for place, record in story.all("drain_ended"):
         admitted, finished = (story.count(name, before=place) for name in ("request_admitted", "request_finished"))
-        if record["complete"] != (record["in_flight"] == 0):
-            yield place, f"complete is {record['complete']} with {record['in_flight']} in flight"
+        left = record["in_flight"] + record.get("at_work", 0)
+        if record["complete"] != (left == 0):
+            yield place, f"complete is {record['complete']} with {left} in flight or at work"
         if admitted - finished > record["in_flight"]:
             yield place, f"{admitted - finished} requests are in flight, it says {record['in_flight']}"
         refused = story.count("request_refused", before=place)
@@ -263,6 +274,8 @@ def _checkouts(story: Story) -> Found:
     """No connection is checked out once the pool is disposed, more than there are, or checked in twice."""
     disposing = story.entered("DISPOSING")
     capacity = sum(record["pool_size"] + record["max_overflow"] for _, record in story.all("pool_opened"))
+    if story.count("engine_adopted"):
+        capacity = 0  # of an application's own pools nobody tells how many they have
     out: Counter[tuple[str, str | None]] = Counter()
     total = 0
     for place, record, change in _movements(story):
@@ -317,7 +330,9 @@ def _reclaiming(story: Story) -> Found:
         if name != "phase" and story.phase_at(place) not in ("RECLAIMING", "DISPOSING"):
             yield place, f"{name} in {story.phase_at(place) or 'no phase'}"
     closings, pools = story.count("pool_closing"), story.count("pool_opened")
-    if story.entered("DISPOSING") < len(story.records) and closings != pools and not story.failed("RECLAIMING"):
+    most = pools + story.count("engine_adopted")  # an application's engines may be gone
+    all_closed = pools <= closings <= most or story.failed("RECLAIMING")
+    if story.entered("DISPOSING") < len(story.records) and not all_closed:
         yield story.entered("DISPOSING"), f"{closings} of {pools} pools were closed to checkouts"
 
 
@@ -385,6 +400,8 @@ def _totals(story: Story) -> Found:
             yield place, f"{cut} requests were cut, it says {record['cut']}"
         if record["finished"] != admitted - cut:
             yield place, f"{admitted - cut} requests were finished, it says {record['finished']}"
+        if record.get("work_cut", 0) != (work := story.count("work_cut", before=place)):
+            yield place, f"work was cut {work} times, it says {record.get('work_cut', 0)}"
         if not refused[0] <= record["refused"] <= refused[1]:
             yield place, f"{refused[1]} requests were refused, it says {record['refused']}"
         leaked = story.count("outstanding", before=place)
@@ -413,9 +430,9 @@ def _outcome(story: Story) -> Found:
 
 
 def _possible_outcomes(story: Story, end: int) -> tuple[str, ...]:
-    if story.count("pool_abandoned", "step_failed", "background_failed", before=end):
+    if story.count("pool_abandoned", "step_failed", "background_failed", "teardown_abandoned", before=end):
         return ("dispose_failed",)
-    if story.count("request_cut", before=end):
+    if story.count("request_cut", "work_cut", before=end):
         return ("cut",)
     # An overdue or pinned one may come back. Whether a leak fails the exit was the user's choice, which no event tells.
     leaked = any(leak["rule"] not in ("overdue", "pinned") for _, leak in story.all("leak", before=end)) or any(
@@ -603,8 +620,14 @@ def _lists(story: Story, report: Record) -> Found:
         "outstanding": [record["holding"] for _, record in story.all("outstanding")],
         "errors": [
             *(f"{record['phase']}: {record['error']}" for _, record in story.all("step_failed")),
-            *(f"{record['what']}: {record['error']}" for _, record in story.all("background_failed")),
+            *(
+                f"{record['what']}: {record['error']}"
+                if record["event"] == "background_failed"
+                else f"{record['function']} has not ended within the teardown's time"
+                for _, record in story.all("background_failed", "teardown_abandoned")
+            ),
         ],
+        "cut_work": [record["holding"] for _, record in story.all("work_cut")],
     }
     items = {key: list(value) if isinstance(value := report.get(key), list | tuple) else [] for key in told}
     said: dict[str, list[Any]] = {
@@ -613,6 +636,7 @@ def _lists(story: Story, report: Record) -> Found:
             [str(_mapping(each).get("request_id")), str(_mapping(each).get("route"))] for each in items["cut_requests"]
         ),
         "outstanding": items["outstanding"],
+        "cut_work": items["cut_work"],
         "errors": items["errors"],
     }
     for key, events in told.items():

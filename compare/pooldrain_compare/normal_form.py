@@ -42,6 +42,7 @@ FIELDS = (
     FieldRule("pid", "the kernel's choice; it tells workers apart"),
     FieldRule("port", "the kernel's choice", events=("listening",)),
     FieldRule("server", "the servers are what is compared", events=("listening",)),
+    FieldRule("pool_class", "each colour of engine has a class of its own", events=("engine_adopted",)),
     FieldRule("database", "each side may have a database of its own", events=("pool_opened",)),
     FieldRule("request", "ids count requests in the order of their arrival: see ORDER, concurrent requests"),
     FieldRule("request_id", "the same"),

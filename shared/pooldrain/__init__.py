@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pooldrain.current import current_runner, on_shutdown
 from pooldrain.errors import ConfigurationError, PoolClosed, PooldrainError, StartupError
 from pooldrain.policy import Ladder, LeakPolicy, PoolPolicy, ShutdownPolicy
 
@@ -14,6 +15,8 @@ __all__ = [
     "PooldrainError",
     "ShutdownPolicy",
     "StartupError",
+    "current_runner",
+    "on_shutdown",
 ]
 
 

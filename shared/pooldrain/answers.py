@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from http import HTTPStatus
 from typing import Any
 
@@ -56,11 +57,13 @@ def answer(payload: Mapping[str, Any], status: int = 200) -> Answer:
     return Answer(status, to_json(payload))
 
 
+@cache
 def livez() -> Answer:
     """The process is alive: as long as it can answer, it is."""
     return answer({"status": "alive"})
 
 
+@cache
 def readyz(phase: Phase) -> Answer:
     """Whether to send requests here: 200 when ready, 503 before and from the announcement on."""
     ready = phase is Phase.READY

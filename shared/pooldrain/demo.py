@@ -32,6 +32,9 @@ ROUTES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("/readyz", "readyz", _READ),
 )
 
+# Answered in every phase, and never counted, as probes are: it has to work while the service drains.
+STATUS_PATH = "/pool-status"
+
 MAX_WORK_MS = 3_600_000
 MAX_BODY = 16_384  # bytes
 MAX_TEXT = 64  # characters of an id or an item

@@ -16,9 +16,6 @@ from contextvars import ContextVar
 
 from pooldrain.in_flight import GivenId, InFlightRequest
 
-# Answered in every phase and never counted: probes and the status page have to work while we drain.
-UNCOUNTED_PATHS = frozenset({"/livez", "/readyz", "/pool-status"})
-
 # Where in a WSGI environment a server's adapter puts the call that closes the connection after the response: an
 # application must not send the Connection header itself (PEP 3333).
 CLOSE_CONNECTION = "pooldrain.close_connection"

@@ -49,6 +49,8 @@ class InFlightRequest:
 
     # Defaults live in the class: a request is made for every answer, and few of them change.
     status: int | None = None  # HTTP status, once its headers are built
+    connected = False  # it has been given a connection
+    failure: object = None  # a `problems.Failure`, if the last thing that it heard from its database was one
     answered = False  # its last bytes are on their way
     cancelled = False  # the drain timed out while it was in flight
     broken = False  # its response ended before it was complete
@@ -100,6 +102,7 @@ class Checkout:
 
     # Defaults live in the class: a checkout is made for every use of a connection, and few of them change.
     holder_name: str | None = None  # set when no request owns it
+    named = False  # whether its holder has named itself, with `hold_as`
     statement: str | None = None  # the last statement, without its parameters
     rule: LeakRule | None = None  # the strongest leak rule that applied so far
     runs = 0  # statements so far

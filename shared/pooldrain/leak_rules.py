@@ -29,3 +29,6 @@ class LeakRule(StrEnum):
 
 # From the weakest to the strongest.
 _STRENGTH = (LeakRule.THRESHOLD, LeakRule.PINNED, LeakRule.OVERDUE, LeakRule.UNRETURNED, LeakRule.COLLECTED)
+
+# Those that leave no doubt: nobody can, or nobody will, return the connection. An overdue one may come back.
+CERTAIN = (LeakRule.COLLECTED, LeakRule.UNRETURNED)

@@ -14,9 +14,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pooldrain.in_flight import CURRENT_REQUEST, Checkout, InFlightRequest
-from pooldrain.leak_rules import LeakRule
+from pooldrain.leak_rules import CERTAIN, LeakRule
 from pooldrain.policy import LeakPolicy
 from pooldrain.stacks import RawStack, call_sites
+
+# The name of the pool that a service has of its own; what is told of it need not name it.
+MAIN_POOL = "main"
 
 # Seconds between two looks for connections that idle while their request's answer is sent.
 PINNED_LOOK = 1.0
@@ -49,6 +52,7 @@ class Holding:
     statement: str | None
     in_transaction: bool | None  # None: cannot be told
     rule: str | None  # the leak rule that applied, None for a holder that is merely busy
+    pool: str = MAIN_POOL  # the name of the pool, or of its engine
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -61,6 +65,8 @@ class Holding:
         parts.append(f"for {self.age:.3f} s")
         if self.in_transaction:
             parts.append("in transaction")
+        if self.pool != MAIN_POOL:
+            parts.append(f"of {self.pool}")
         if self.call_site:
             parts.append(f"checked out at {self.call_site}")
         if self.statement:
@@ -95,8 +101,11 @@ class CheckoutLedger:
         else:
             checkout = Checkout(key, None, now, stack, worker, proxy)
             checkout.holder_name = name or _background(request)
+            checkout.named = name is not None
         self.outstanding[key] = checkout
         if checkout.request is not None:
+            checkout.request.connected = True
+            checkout.request.failure = None
             checkout.request.checkouts[checkout] = None
         return checkout
 
@@ -130,6 +139,10 @@ class CheckoutLedger:
             else:
                 leaks.append(self._found(LeakRule.UNRETURNED, checkout, now))
         return leaks
+
+    def background(self) -> list[Checkout]:
+        """The checkouts that no request owns, but for those that nobody will return; oldest first."""
+        return [c for c in self.outstanding.values() if c.request is None and c.rule not in CERTAIN]
 
     def worker_ended(self, worker: object, now: float) -> list[Leak]:
         """The leaks that the end of a background task reveals: what it holds, nobody will return."""
@@ -196,7 +209,7 @@ class CheckoutLedger:
     @property
     def leaked(self) -> bool:
         """Whether any connection was leaked for certain: collected or unreturned; an overdue one may come back."""
-        return bool(self.counts[LeakRule.COLLECTED] or self.counts[LeakRule.UNRETURNED])
+        return any(self.counts[rule] for rule in CERTAIN)
 
     def _hand_over(self, checkout: Checkout, request: InFlightRequest) -> None:
         del request.checkouts[checkout]
@@ -243,7 +256,7 @@ def who_holds(checkouts: Collection[Checkout], now: float) -> tuple[str, ...]:
     return tuple(told)
 
 
-def describe(checkout: Checkout, now: float, in_transaction: bool | None = None) -> Holding:
+def describe(checkout: Checkout, now: float, in_transaction: bool | None = None, pool: str = MAIN_POOL) -> Holding:
     """`checkout` in words. `now` in monotonic seconds; whether it is in a transaction, the shell has to ask."""
     sites = [str(site) for site in call_sites(checkout.stack)]
     return Holding(
@@ -255,4 +268,5 @@ def describe(checkout: Checkout, now: float, in_transaction: bool | None = None)
         statement=None if checkout.statement is None else " ".join(checkout.statement.split())[:STATEMENT_SHOWN],
         in_transaction=in_transaction,
         rule=None if checkout.rule is None else checkout.rule.value,
+        pool=pool,
     )

@@ -8,20 +8,27 @@ under it as well: their order in the transcript is the order of the decisions th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Generic, Protocol, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+from pooldrain.current import functions_at_shutdown
 from pooldrain.errors import describe_error
 from pooldrain.gate import RequestGate, Reservation
 from pooldrain.in_flight import Checkout, GivenId, InFlightRequest, route_label
-from pooldrain.leak_rules import LeakRule
+from pooldrain.leak_rules import CERTAIN, LeakRule
 from pooldrain.ledger import PINNED_LOOK, Holding, describe
 from pooldrain.phases import Phase, move
 from pooldrain.policy import LeakPolicy, PoolPolicy, ShutdownPolicy
+from pooldrain.probes import Probes
 from pooldrain.problems import CUT
-from pooldrain.shutdown import AnyStep, CutRequest, Done, Failed, RequestCounts, ShutdownReport, Tally
+from pooldrain.shutdown import AnyStep, CutRequest, Done, Failed, PoolCounts, RequestCounts, ShutdownReport, Tally
+from pooldrain.sqla.adoption import fallback_name, given_name
 from pooldrain.sqla.database_url import DatabaseUrl
+from pooldrain.sqla.drivers import limits
+from pooldrain.sqla.hooks import EventSink
 from pooldrain.sqla.tracked_pool import TrackedPool
 from pooldrain.stacks import raised_at
 from pooldrain.transcript import (
@@ -30,6 +37,8 @@ from pooldrain.transcript import (
     ConnectionReclaimed,
     DrainEnded,
     DrainStarted,
+    EngineAdopted,
+    Event,
     PhaseEntered,
     PoolAbandoned,
     PoolDisposed,
@@ -42,7 +51,12 @@ from pooldrain.transcript import (
     SignalIgnored,
     SignalReceived,
     StepFailed,
+    TeardownAbandoned,
+    WorkCut,
 )
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
 
 
 class Server(Protocol):
@@ -69,6 +83,15 @@ class Retiring(Protocol):
         ...
 
 
+# Seconds between two looks, while the service drains, whether what works outside requests has ended its transactions.
+WORK_LOOK = 0.05
+
+# Who holds the connections that are checked out while the application ends.
+TEARDOWN_HOLDER = "the application's shutdown"
+
+# Pools of engines that are gone whose counts are kept apart, for the report.
+PAST_POOLS = 20
+
 PoolT = TypeVar("PoolT", bound=TrackedPool)
 Hook = TypeVar("Hook")
 
@@ -76,34 +99,47 @@ Hook = TypeVar("Hook")
 class Lifecycle(Generic[PoolT, Hook]):
     """One service's state. `lock` guards gate and ledgers; `clock` gives monotonic seconds.
 
-    `pools` has the pools it stops with, the main one first: most services have one.
+    `pools` has the pools it stops with: one of its own, the main one, or none; those that are added, and those of the
+    engines that its application makes (`adopt`).
     """
 
     make_pool: Callable[..., PoolT]  # of the shell's colour; see `Pool` there
+    adopt_pool: Callable[..., PoolT]  # and `AdoptedPool`
 
     def __init__(
         self,
         pools: Sequence[PoolT],
         policy: ShutdownPolicy,
         *,
+        events: EventSink,
         lock: AbstractContextManager[Any],
         clock: Callable[[], float],
     ) -> None:
         self.gate = RequestGate()
         self._phase: Phase | None = None  # before the first
         self.policy = policy
+        self.probes = Probes()
+        self.told_when_ready: list[Event] = []
         self.signals: list[str] = []
-        self.events = pools[0].events
+        self.events = events
         self.clock = clock
-        self.pools = list(pools)
-        self.pool = pools[0]  # the main one
+        self.pools: list[PoolT] = []
+        self._main = pools[0] if pools else None
+        self._pools_closed = False
+        self._past: list[PoolCounts] = []  # of engines that are gone
         self._hooks: list[Hook] = []
+        self._at_shutdown: list[Callable[[], object]] = []
+        self.at_exit: Callable[[], list[Callable[[], object]]] = list  # the last functions of the shutdown
+        self.names_taken: list[str] = []  # names that the application has given to two engines
         self._lock = lock
         self._in_flight_at_signal = 0
         self._held: dict[InFlightRequest, Holding] = {}  # by what was cancelled: the connection it had then
+        self._cut_work: tuple[Holding, ...] = ()
         self._outstanding: tuple[Holding, ...] = ()
         self._reclaimed = 0
         self._accept_paused = False
+        for pool in pools:
+            self._take_in(pool)
         self._failures: set[tuple[str, type[BaseException], str]] = set()  # those that were told
         self._errors: list[str] = []  # what broke beside the requests
 
@@ -115,6 +151,28 @@ class Lifecycle(Generic[PoolT, Hook]):
         """The same without the lock: a retiring worker's clients have gone, or the whole service ends."""
         with self._lock:
             self.changed_locked()
+
+    @property
+    def pool(self) -> PoolT:
+        """The service's own pool. Raises LookupError if it has none: its application makes its engines itself."""
+        if self._main is None:
+            raise LookupError("this service has no pool of its own; its application makes its engines itself")
+        return self._main
+
+    @property
+    def has_no_pool(self) -> bool:
+        """Whether the service has no pool of its own."""
+        return self._main is None
+
+    def own(self, pool: PoolT) -> None:
+        """Give the service a pool of its own, the main one. Before `open`, once."""
+        self._main = pool
+        self._take_in(pool)
+        self.pools.insert(0, self.pools.pop())
+
+    def answer_always(self, path: str) -> None:
+        """Answer requests at this path in every phase, and never count them, as probes are. Before `open`."""
+        self.probes = replace(self.probes, others=self.probes.others | {path})
 
     def add_pool(self, url: DatabaseUrl, pool: PoolPolicy, leaks: LeakPolicy, name: str | None = None) -> PoolT:
         """Another engine, with a pool that opens and stops with the main one. Before `open`."""
@@ -128,8 +186,53 @@ class Lifecycle(Generic[PoolT, Hook]):
             clock=self.clock,
             name=name or f"pool {len(self.pools) + 1}",
         )
-        self.pools.append(added)
+        self._take_in(added)
         return added
+
+    def adopt(self, engine: Engine, policy: PoolPolicy, leaks: LeakPolicy, service: str) -> PoolT:
+        """Track the pool of an engine that the application has made, which is closable by now, and stop with it.
+
+        `service` is the name for the database server to show, unless the application has one.
+        """
+        given = given_name(engine)
+        name = given or fallback_name(engine)
+        with self._lock:
+            if given is not None and any(pool.name == given and not pool.gone for pool in self.pools):
+                self.names_taken.append(given)
+            adopted = type(self).adopt_pool(
+                engine,
+                self._free_name(name),
+                policy,
+                leaks,
+                self.events,
+                service=service,
+                lock=self._lock,
+                clock=self.clock,
+            )
+            self._take_in(adopted)
+            pool_class = type(adopted.pool).__name__
+            driver = engine.url.drivername if "+" in engine.url.drivername else f"{engine.name}+{engine.driver}"
+            unable = limits(engine.driver)
+            self.events.emit(EngineAdopted(adopted.name, driver, pool_class, unable))
+        return adopted
+
+    def _take_in(self, pool: PoolT) -> None:
+        pool.tracker.returned_locked = self.tell_if_idle_locked
+        self.pools.append(pool)
+        if self._pools_closed:  # too late for it
+            pool.close()
+
+    def _free_name(self, name: str) -> str:
+        taken = {pool.name for pool in self.pools}
+        number = 2
+        free = name
+        while free in taken:
+            free, number = f"{name} ({number})", number + 1
+        return free
+
+    def on_shutdown(self, function: Callable[[], object]) -> None:
+        """Have `function` called in the teardown; see `pooldrain.on_shutdown`, whose functions come after these."""
+        self._at_shutdown.append(function)
 
     def on_open(self, hook: Hook) -> None:
         """Have `hook` called when the pools are open, before the service is ready."""
@@ -141,6 +244,9 @@ class Lifecycle(Generic[PoolT, Hook]):
         """Move on to `phase`. Raises PhaseError if it does not follow the one before."""
         with self._lock:
             self._phase = move(self._phase, phase)
+            if phase is Phase.READY:
+                for event in self.told_when_ready:
+                    self.events.emit(event)
             self.events.emit(PhaseEntered(phase.value))
 
     @property
@@ -195,13 +301,24 @@ class Lifecycle(Generic[PoolT, Hook]):
 
     def look_at_pools(self) -> float:
         """Let each pool report, by its own policy, what time alone makes a leak; the seconds until the next look."""
+        self.let_go_pools()
         pauses = [PINNED_LOOK]
-        for pool in self.pools:
+        for pool in list(self.pools):
             try:
                 pauses.append(pool.look())
             except Exception as error:  # noqa: BLE001 - whatever it is, the other pools and the next look go on
                 self.failed(f"the watch over the pool {pool.name}", error)
         return max(0.001, min(pauses))
+
+    def let_go_pools(self) -> None:
+        """Keep the counts alone of the pools of engines that are gone: an application may make one after the other."""
+        with self._lock:
+            gone = [pool for pool in self.pools if pool.adopted and pool.gone]
+            for pool in gone:
+                self.pools.remove(pool)
+                self._past.append(_counts(pool))
+            if len(self._past) > PAST_POOLS:
+                self._past[:] = [_summed(self._past)]
 
     # --- requests ----------------------------------------------------------------------------------------
 
@@ -272,25 +389,59 @@ class Lifecycle(Generic[PoolT, Hook]):
         with self._lock:
             in_flight = self.gate.active
             refused = self.gate.refused - refused_before
+            at_work = sum(map(len, self.working().values()))
             now = self.clock()
-            self.events.emit(DrainEnded(not in_flight, in_flight, refused, round(now - started, 6)))
-        hurried = bool(in_flight) and self.hurried
-        return Done(now, timed_out=bool(in_flight) and not hurried, hurried=hurried)
+            complete = not in_flight and not at_work
+            self.events.emit(DrainEnded(complete, in_flight, refused, round(now - started, 6), at_work))
+        unfinished = bool(in_flight or at_work)
+        hurried = unfinished and self.hurried
+        return Done(now, timed_out=unfinished and not hurried, hurried=hurried)
 
-    def cancel_all(self) -> list[InFlightRequest]:
-        """Mark everything in flight as cancelled, close the pools to it, and return it."""
+    def working(self) -> dict[PoolT, list[Checkout]]:
+        """The connections, by pool, that are at work outside requests: the drain waits for them, too."""
+        working = {pool: pool.working() for pool in list(self.pools)}
+        return {pool: checkouts for pool, checkouts in working.items() if checkouts}
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing is in flight, and nothing at work outside requests."""
+        return self.gate.idle and not self.working()
+
+    def next_look(self) -> float:
+        """Seconds until somebody who waits for quiet has to look again: the end of a transaction is no event to us."""
+        if not self.gate.idle:
+            return math.inf
+        named = all(checkout.named for checkouts in self.working().values() for checkout in checkouts)
+        return math.inf if named else WORK_LOOK
+
+    def unwound(self, work: dict[PoolT, list[Checkout]]) -> bool:
+        """Whether nothing is in flight any more, and this work has returned its connections."""
+        return self.gate.idle and not any(pool.still_out(checkouts) for pool, checkouts in work.items())
+
+    def cancel_all(self) -> tuple[list[InFlightRequest], dict[PoolT, list[Checkout]]]:
+        """Mark everything in flight as cancelled, so that it gets no connection any more; return it, and what works.
+
+        Whoever waits for a connection at this moment gets none either.
+        """
+        work = self.working()
         with self._lock:
             requests = self.gate.cancel()
             for request in requests:
                 if request.checkouts:
                     oldest = min(request.checkouts, key=lambda checkout: checkout.since)
                     self._held[request] = describe(oldest, self.clock())
-        self.close_pools()
-        return requests
+            now = self.clock()
+            self._cut_work = tuple(pool.tracker.describe(c, now) for pool, found in work.items() for c in found)
+        for pool in list(self.pools):
+            pool.lifetime.turn_away()
+        return requests, work
 
     def close_pools(self) -> None:
         """Refuse checkouts from every pool, before anything is done about one of them."""
-        for pool in self.pools:
+        with self._lock:
+            self._pools_closed = True
+            pools = list(self.pools)
+        for pool in pools:
             pool.close()
 
     def give_up(self) -> Done:
@@ -305,7 +456,23 @@ class Lifecycle(Generic[PoolT, Hook]):
             given_up = self.gate.give_up()
             for request in given_up:
                 self.events.emit(RequestCut(*self._facts(request), self._held_by(request)[0]))
+            for holding in self._cut_work:
+                self.events.emit(WorkCut(holding))
         return Done(self.clock(), timed_out=bool(given_up))
+
+    def shutdown_functions(self) -> list[tuple[str, Callable[[], object]]]:
+        """What the application has to run at its end, by name, in the order of the calls to come."""
+        functions = [*reversed(self._at_shutdown), *functions_at_shutdown(), *self.at_exit()]
+        return [(_name_of(function), function) for function in functions]
+
+    def torn_down(self, running: str | None, started: float) -> Done:
+        """The application has ended, or its time is over while `running` still runs."""
+        now = self.clock()
+        if running is not None:
+            with self._lock:
+                self._errors.append(f"{running} has not ended within the teardown's time")
+                self.events.emit(TeardownAbandoned(running, round(now - started, 6)))
+        return Done(now, timed_out=running is not None)
 
     def step_failed(self, step: AnyStep, error: Exception) -> Failed:
         """A step has raised: it is told, and the sequence goes on, for the pool still has to be closed."""
@@ -313,13 +480,13 @@ class Lifecycle(Generic[PoolT, Hook]):
         self.events.emit(StepFailed(step.phase.value, described))
         return Failed(self.clock(), error=described)
 
-    def tell_outstanding(self) -> list[list[Checkout]]:
+    def tell_outstanding(self) -> list[tuple[PoolT, list[Checkout]]]:
         """Refuse checkouts, name every connection that is still out; what to reclaim, pool by pool."""
         self.close_pools()
         outstanding = []
-        for pool in self.pools:
+        for pool in list(self.pools):
             checkouts, holdings = pool.tell_outstanding()
-            outstanding.append(checkouts)
+            outstanding.append((pool, checkouts))
             self._outstanding += holdings
         return outstanding
 
@@ -332,12 +499,17 @@ class Lifecycle(Generic[PoolT, Hook]):
     @property
     def connections_closed(self) -> int:
         """Connections of all pools that were seen to close."""
-        return sum(pool.tracker.closed for pool in self.pools)
+        return sum(counts.closed for counts in self.pool_counts())
+
+    def pool_counts(self) -> tuple[PoolCounts, ...]:
+        """What became of each pool so far, those of engines that are gone included."""
+        with self._lock:
+            return (*map(_counts, self.pools), *self._past)
 
     def disposed(self, done: Done, started: float, closed_before: int) -> Done:
         """Tell how the pool was closed."""
         closed = self.connections_closed
-        left = sum(pool.tracker.opened for pool in self.pools) - closed
+        left = sum(counts.opened for counts in self.pool_counts()) - closed
         seconds = round(done.now - started, 6)
         if done.timed_out or left:
             self.events.emit(PoolAbandoned(left, seconds))
@@ -349,7 +521,7 @@ class Lifecycle(Generic[PoolT, Hook]):
         """The facts for the report."""
         now = self.clock()
         with self._lock:
-            gate, ledgers = self.gate, [pool.ledger for pool in self.pools]
+            gate, pools, ledgers = self.gate, self.pool_counts(), [pool.ledger for pool in self.pools]
             return Tally(
                 requests=RequestCounts(self._in_flight_at_signal, gate.finished, gate.refused, len(gate.cut)),
                 cut_requests=tuple(
@@ -362,14 +534,16 @@ class Lifecycle(Generic[PoolT, Hook]):
                     )
                     for request in gate.cut
                 ),
-                leaks={rule.value: sum(ledger.counts[rule] for ledger in ledgers) for rule in LeakRule},
-                opened=sum(pool.tracker.opened for pool in self.pools),
-                closed=self.connections_closed,
+                cut_work=self._cut_work,
+                leaks={rule.value: sum(counts.leaks[rule.value] for counts in pools) for rule in LeakRule},
+                opened=sum(counts.opened for counts in pools),
+                closed=sum(counts.closed for counts in pools),
                 outstanding=self._outstanding,
                 reclaimed=self._reclaimed,
-                leaked=any(ledger.leaked for ledger in ledgers),
+                leaked=any(counts.leaks[rule.value] for counts in pools for rule in CERTAIN),
                 fail_on_leak=any(ledger.policy.fail_on_leak for ledger in ledgers),
                 signals=len(self.signals),
+                pools=pools,
                 errors=tuple(self._errors),
             )
 
@@ -386,6 +560,7 @@ class Lifecycle(Generic[PoolT, Hook]):
                 cut=report.requests.cut,
                 leaked=len(report.outstanding),
                 collected=report.leaks.get(LeakRule.COLLECTED, 0),
+                work_cut=len(report.cut_work),
             )
         )
 
@@ -396,3 +571,21 @@ class Lifecycle(Generic[PoolT, Hook]):
 
     def _facts(self, request: InFlightRequest) -> tuple[str, str, int | None, float]:
         return request.request_id, request.route, request.status, round(self.clock() - request.started, 6)
+
+
+def _counts(pool: TrackedPool) -> PoolCounts:
+    leaks = {rule.value: number for rule, number in pool.ledger.counts.items()}
+    return PoolCounts(pool.name, pool.tracker.opened, pool.tracker.closed, leaks)
+
+
+def _summed(counts: Sequence[PoolCounts]) -> PoolCounts:
+    leaks = {rule.value: sum(each.leaks[rule.value] for each in counts) for rule in LeakRule}
+    opened, closed = sum(each.opened for each in counts), sum(each.closed for each in counts)
+    return PoolCounts("engines that are gone", opened, closed, leaks)
+
+
+def _name_of(function: Callable[[], object]) -> str:
+    """`shop.web:stop_scheduler`, as well as it can be told."""
+    told = getattr(function, "func", function)  # of a partial
+    name = getattr(told, "__qualname__", None) or type(told).__qualname__
+    return f"{getattr(told, '__module__', None) or '?'}:{name}"

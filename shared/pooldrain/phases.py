@@ -15,6 +15,7 @@ class Phase(StrEnum):
     ANNOUNCING = "ANNOUNCING"
     DRAINING = "DRAINING"
     CANCELLING = "CANCELLING"
+    TEARDOWN = "TEARDOWN"
     RECLAIMING = "RECLAIMING"
     DISPOSING = "DISPOSING"
     STOPPING = "STOPPING"
@@ -28,7 +29,8 @@ NEXT: dict[Phase | None, Phase | None] = {
     Phase.READY: Phase.ANNOUNCING,
     Phase.ANNOUNCING: Phase.DRAINING,
     Phase.DRAINING: Phase.CANCELLING,
-    Phase.CANCELLING: Phase.RECLAIMING,
+    Phase.CANCELLING: Phase.TEARDOWN,
+    Phase.TEARDOWN: Phase.RECLAIMING,
     Phase.RECLAIMING: Phase.DISPOSING,
     Phase.DISPOSING: Phase.STOPPING,
     Phase.STOPPING: Phase.CLOSED,

@@ -107,6 +107,7 @@ class ShutdownPolicy:
     announce_period: float = 0.0
     drain_timeout: float = 30.0
     cancel_timeout: float = 5.0
+    teardown_timeout: float = 10.0
     dispose_timeout: float = 10.0
     linger: float = 0.05
     grace_period: float | None = None
@@ -115,6 +116,7 @@ class ShutdownPolicy:
         _duration("announce_period", self.announce_period)
         _duration("drain_timeout", self.drain_timeout)
         _duration("cancel_timeout", self.cancel_timeout)
+        _duration("teardown_timeout", self.teardown_timeout)
         _duration("dispose_timeout", self.dispose_timeout, zero=False)
         _duration("linger", self.linger)
         if self.grace_period is not None:
@@ -123,14 +125,16 @@ class ShutdownPolicy:
                 self.needed <= self.grace_period + 1e-9,
                 f"grace_period {self.grace_period:g} s is too short: announce_period {self.announce_period:g} + "
                 f"drain_timeout {self.drain_timeout:g} + cancel_timeout {self.cancel_timeout:g} + "
-                f"dispose_timeout {self.dispose_timeout:g} + linger {self.linger:g} = {self.needed:g} s; "
+                f"teardown_timeout {self.teardown_timeout:g} + dispose_timeout {self.dispose_timeout:g} + "
+                f"linger {self.linger:g} = {self.needed:g} s; "
                 "lengthen the grace period or shorten a step",
             )
 
     @property
     def needed(self) -> float:
         """Sum of the steps, in seconds."""
-        return self.announce_period + self.drain_timeout + self.cancel_timeout + self.dispose_timeout + self.linger
+        waiting = self.announce_period + self.drain_timeout + self.cancel_timeout
+        return waiting + self.teardown_timeout + self.dispose_timeout + self.linger
 
     @property
     def ladder(self) -> Ladder:

@@ -34,9 +34,11 @@ def service_report(workers: Sequence[Report], exit_code: int, refused_by_master:
         "phases": _longest([each["phases"] for each in workers]),
         "requests": requests,
         "cut_requests": _joined(workers, "cut_requests"),
+        "cut_work": _joined(workers, "cut_work"),
         "outstanding": _joined(workers, "outstanding"),
         "leaks": _summed([each["leaks"] for each in workers]),
         "connections": _summed([each["connections"] for each in workers]),
+        "pools": _by_name(_joined(workers, "pools")),
         "errors": _joined(workers, "errors"),
         "refused_by_master": refused_by_master,
         "workers": list(workers),
@@ -57,3 +59,14 @@ def _longest(phases: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
         for entry in each:
             longest[entry["phase"]] = max(entry["seconds"], longest.get(entry["phase"], 0.0))
     return [{"phase": phase, "seconds": seconds} for phase, seconds in longest.items()]
+
+
+def _by_name(pools: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row for each pool, whatever the number of processes that have it."""
+    rows: dict[str, dict[str, Any]] = {}
+    for each in pools:
+        row = rows.setdefault(each["pool"], {"pool": each["pool"], "opened": 0, "closed": 0, "leaks": {}})
+        row["opened"] += each["opened"]
+        row["closed"] += each["closed"]
+        row["leaks"] = {rule: number + row["leaks"].get(rule, 0) for rule, number in each["leaks"].items()}
+    return list(rows.values())

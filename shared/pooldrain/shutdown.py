@@ -77,6 +77,12 @@ class Cancel(Step):
     needed: bool
 
 
+class Teardown(Step):
+    """Let the application end: its lifespan, the functions that it has registered; the pool is still open to them."""
+
+    phase = Phase.TEARDOWN
+
+
 class Reclaim(Step):
     """Close the pool to checkouts; name, then close, every connection that is still out."""
 
@@ -107,7 +113,7 @@ class Close(Step):
     phase = Phase.CLOSED
 
 
-AnyStep = Announce | Drain | Cancel | Reclaim | Dispose | Stop | Close
+AnyStep = Announce | Drain | Cancel | Teardown | Reclaim | Dispose | Stop | Close
 
 
 # --- results: what a runner sends back ---------------------------------------------------------------------
@@ -175,6 +181,16 @@ class ConnectionCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class PoolCounts:
+    """What became of one pool."""
+
+    pool: str  # its name
+    opened: int  # connections
+    closed: int  # those of them that were seen to close, by whomever
+    leaks: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Tally:
     """The facts a runner holds at the end, for the report."""
 
@@ -188,6 +204,8 @@ class Tally:
     leaked: bool
     fail_on_leak: bool
     signals: int
+    cut_work: tuple[Holding, ...] = ()  # connections at work outside requests that the deadline found
+    pools: tuple[PoolCounts, ...] = ()
     errors: tuple[str, ...] = ()  # what broke beside the requests and the steps
 
 
@@ -208,6 +226,8 @@ class ShutdownReport:
     leaks: dict[str, int]
     connections: ConnectionCounts
     errors: tuple[str, ...]
+    cut_work: tuple[Holding, ...] = ()
+    pools: tuple[PoolCounts, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON-ready data; under `workers` in the `--report` file (see `service_report`)."""
@@ -221,9 +241,11 @@ class ShutdownReport:
             "phases": [{"phase": phase.value, "seconds": round(seconds, 6)} for phase, seconds in self.phases],
             "requests": {**asdict(self.requests), "seen": self.requests.seen},
             "cut_requests": [asdict(cut) for cut in self.cut_requests],
+            "cut_work": [asdict(holding) for holding in self.cut_work],
             "outstanding": [asdict(holding) for holding in self.outstanding],
             "leaks": dict(self.leaks),
             "connections": asdict(self.connections),
+            "pools": [asdict(pool) for pool in self.pools],
             "errors": list(self.errors),
         }
 
@@ -266,6 +288,8 @@ def shutdown_sequence(
     unfinished = drained.timed_out or drained.hurried or isinstance(drained, Failed)
     yield from perform(Cancel(course.now + policy.cancel_timeout, needed=unfinished))
 
+    yield from perform(Teardown(course.now + policy.teardown_timeout))
+
     # Reclaiming and disposing share one timeout: both close connections, and a dead server stalls both alike.
     dispose_deadline = course.now + policy.dispose_timeout
     yield from perform(Reclaim(dispose_deadline))
@@ -295,6 +319,7 @@ def _report(course: _Course, signal: str, start: float, disposed: Done, tally: T
         seconds=course.now - start,
         requests=tally.requests,
         cut_requests=tally.cut_requests,
+        cut_work=tally.cut_work,
         outstanding=tally.outstanding,
         leaks=tally.leaks,
         connections=ConnectionCounts(
@@ -303,6 +328,7 @@ def _report(course: _Course, signal: str, start: float, disposed: Done, tally: T
             reclaimed=tally.reclaimed,
             abandoned=abandoned,
         ),
+        pools=tally.pools,
         errors=tuple(course.errors),
     )
 
@@ -310,7 +336,7 @@ def _report(course: _Course, signal: str, start: float, disposed: Done, tally: T
 def _outcome(dispose_failed: bool, leaked: bool, tally: Tally) -> Outcome:
     if dispose_failed:
         return Outcome.DISPOSE_FAILED
-    if tally.requests.cut:
+    if tally.requests.cut or tally.cut_work:
         return Outcome.CUT
     if leaked and tally.fail_on_leak:
         return Outcome.LEAKED

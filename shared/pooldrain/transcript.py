@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
-from pooldrain.ledger import Holding
+from pooldrain.ledger import MAIN_POOL, Holding
 from pooldrain.status import PoolStatus
 
 DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40  # the levels of the standard library's logging
@@ -44,6 +44,11 @@ class Event:
 Emit = Callable[[Event], None]
 
 
+def _pool(name: str) -> str:
+    """How a line about a pool begins: with its name, unless it is the one that the service has of its own."""
+    return "pool" if name == MAIN_POOL else f"pool {name}"
+
+
 # --- the life of the service --------------------------------------------------------------------------------
 
 
@@ -57,11 +62,12 @@ class PoolOpened(Event):
     max_overflow: int
     connected: int
     seconds: float
+    pool: str = MAIN_POOL
 
     def message(self) -> str:
         return (
-            f"pool: database connection test succeeded, {self.connected} connections opened in {self.seconds:.3f} s "
-            f"(pool_size {self.pool_size}, max_overflow {self.max_overflow}, "
+            f"{_pool(self.pool)}: database connection test succeeded, {self.connected} connections opened in "
+            f"{self.seconds:.3f} s (pool_size {self.pool_size}, max_overflow {self.max_overflow}, "
             f"{self.pool_size + self.max_overflow} in all) to {self.database}"
         )
 
@@ -77,13 +83,49 @@ class PoolExhausted(Event):
     checkedout: int
     waiting: int  # who still waits for one
     held: tuple[str, ...]  # who holds how many, for how long, and from where; the most first
+    pool: str = MAIN_POOL
 
     def message(self) -> str:
         held = "; ".join(self.held) or "nobody"
         return (
-            f"pool: no connection became free in time: pool_size {self.pool_size}, overflow {self.overflow}, "
-            f"checked out {self.checkedout}, {self.waiting} more wait; held: {held}"
+            f"{_pool(self.pool)}: no connection became free in time: pool_size {self.pool_size}, "
+            f"overflow {self.overflow}, checked out {self.checkedout}, {self.waiting} more wait; held: {held}"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class EngineAdopted(Event):
+    """The application has made an engine: its pool is tracked, and will be closed with the service."""
+
+    name: ClassVar[str] = "engine_adopted"
+    pool: str
+    driver: str  # as in a URL, postgresql+psycopg
+    pool_class: str
+    limits: str  # what cannot be done with this driver, empty for those we know
+
+    def message(self) -> str:
+        but = f"; {self.driver} is not known: {self.limits}" if self.limits else ""
+        return f"{_pool(self.pool)}: adopted from the application ({self.driver}, {self.pool_class}){but}"
+
+
+@dataclass(frozen=True, slots=True)
+class ProbesAnswered(Event):
+    """Who answers the probes."""
+
+    name: ClassVar[str] = "probes"
+    answered_by: str  # own, app or off
+    livez: str
+    readyz: str
+
+    def message(self) -> str:
+        paths = f"{self.livez} and {self.readyz}"
+        match self.answered_by:
+            case "own":
+                return f"probes: {paths} are answered by pooldrain, whatever the application has there"
+            case "app":
+                return f"probes: {paths} are the application's, until the shutdown is announced"
+            case _:
+                return "probes: off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,11 +219,13 @@ class DrainEnded(Event):
     in_flight: int
     refused: int
     seconds: float
+    at_work: int = 0  # connections that work outside requests, in a transaction or under a name
 
     def message(self) -> str:
         if self.complete:
             return f"drain: complete after {self.seconds:.3f} s, {self.refused} refused"
-        return f"drain: given up after {self.seconds:.3f} s, {self.in_flight} still in flight"
+        work = f", {self.at_work} connections at work outside requests" if self.at_work else ""
+        return f"drain: given up after {self.seconds:.3f} s, {self.in_flight} still in flight{work}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,11 +234,12 @@ class PoolClosing(Event):
 
     name: ClassVar[str] = "pool_closing"
     pool_status: PoolStatus
+    pool: str = MAIN_POOL
 
     def message(self) -> str:
         status = self.pool_status
         return (
-            f"pool: before closing: pool_size {status.pool_size}, checked out {status.checkedout}, "
+            f"{_pool(self.pool)}: before closing: pool_size {status.pool_size}, checked out {status.checkedout}, "
             f"overflow {status.overflow}, idle {status.idle}"
         )
 
@@ -206,10 +251,11 @@ class NotReturned(Event):
     name: ClassVar[str] = "not_returned"
     level: ClassVar[int] = WARNING
     count: int
+    pool: str = MAIN_POOL
 
     def message(self) -> str:
         subject = "1 connection was" if self.count == 1 else f"{self.count} connections were"
-        return f"pool: {subject} not returned, possible leak:"
+        return f"{_pool(self.pool)}: {subject} not returned, possible leak:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,12 +310,14 @@ class ShutdownComplete(Event):
     cut: int
     leaked: int  # connections that were not returned
     collected: int  # connections that the garbage collector found
+    work_cut: int = 0  # connections at work outside requests, at the deadline
 
     def message(self) -> str:
         collected = f", {self.collected} garbage-collected" if self.collected else ""
+        work = f", {self.work_cut} connections at work outside requests cut" if self.work_cut else ""
         return (
             f"shutdown complete in {self.seconds:.3f} s: {self.outcome}, {self.finished} requests finished, "
-            f"{self.refused} refused, {self.cut} cut, {self.leaked} connections not returned{collected}, "
+            f"{self.refused} refused, {self.cut} cut{work}, {self.leaked} connections not returned{collected}, "
             f"exit code {self.exit_code}"
         )
 
@@ -325,9 +373,11 @@ class ThresholdReached(Event):
     level: ClassVar[int] = WARNING
     checkedout: int
     threshold: int
+    pool: str = MAIN_POOL
 
     def message(self) -> str:
-        return f"leak (threshold): {self.checkedout} connections checked out, threshold {self.threshold}"
+        where = "" if self.pool == MAIN_POOL else f" of {self.pool}"
+        return f"leak (threshold): {self.checkedout} connections{where} checked out, threshold {self.threshold}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -409,10 +459,36 @@ class RequestCut(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class WorkCut(Event):
+    """The deadline found a connection at work outside requests."""
+
+    name: ClassVar[str] = "work_cut"
+    level: ClassVar[int] = WARNING
+    holding: Holding
+
+    def message(self) -> str:
+        return f"cancel: background work cut: connection {self.holding}"
+
+
+@dataclass(frozen=True, slots=True)
+class TeardownAbandoned(Event):
+    """The application has not ended in its time: its shutdown is left to itself."""
+
+    name: ClassVar[str] = "teardown_abandoned"
+    level: ClassVar[int] = ERROR
+    function: str  # that was running
+    seconds: float
+
+    def message(self) -> str:
+        return f"teardown: {self.function} has not ended after {self.seconds:.3f} s, going on without it"
+
+
+@dataclass(frozen=True, slots=True)
 class ConnectionOpened(Event):
     """The pool opened a connection."""
 
     name: ClassVar[str] = "connection_opened"
+    pool: str = MAIN_POOL
 
 
 @dataclass(frozen=True, slots=True)
@@ -420,6 +496,7 @@ class ConnectionClosed(Event):
     """A connection of the pool was closed."""
 
     name: ClassVar[str] = "connection_closed"
+    pool: str = MAIN_POOL
 
 
 @dataclass(frozen=True, slots=True)
@@ -430,6 +507,7 @@ class CheckedOut(Event):
     holder: str
     request: str | None
     call_site: str
+    pool: str = MAIN_POOL
 
 
 @dataclass(frozen=True, slots=True)
@@ -440,6 +518,7 @@ class CheckedIn(Event):
     holder: str
     request: str | None
     seconds: float
+    pool: str = MAIN_POOL
 
 
 @dataclass(frozen=True, slots=True)

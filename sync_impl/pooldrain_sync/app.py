@@ -112,6 +112,7 @@ def create_app(runner: Runner) -> Flask:
     """The demo service as a WSGI application, over `runner`'s pool, without its gate."""
     service = Demo(runner)
     runner.on_open(service.prepare)
+    runner.answer_always(demo.STATUS_PATH)
     app = Flask("pooldrain_demo", static_folder=None)
     app.url_map.merge_slashes = False  # a path is what was asked for
     for path, name, methods in demo.ROUTES:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, TypeAlias
 from pooldrain.runtime import assembly
 from pooldrain.runtime.options.settings import Settings
 from pooldrain.sqla.database_url import DatabaseUrl
-from pooldrain_sync.app import create_app
 from pooldrain_sync.middleware import GateMiddleware
 from pooldrain_sync.pool import Pool
 from pooldrain_sync.runner import Runner
@@ -18,6 +17,12 @@ if TYPE_CHECKING:
 BuiltService: TypeAlias = "assembly.BuiltService[Runner, WSGIApplication]"
 
 
-def build(settings: Settings, url: DatabaseUrl) -> BuiltService:
+def build(settings: Settings, url: DatabaseUrl | None) -> BuiltService:
     """The user's application, or the demo; see `assemble`. Raises ConfigurationError."""
-    return assembly.assemble(settings, url, pool=Pool, runner=Runner, gate=GateMiddleware, demo=create_app)
+    return assembly.assemble(settings, url, pool=Pool, runner=Runner, gate=GateMiddleware, demo=_demo)
+
+
+def _demo(runner: Runner) -> WSGIApplication:
+    from pooldrain_sync.app import create_app  # and its framework, which another application need not have
+
+    return create_app(runner)

@@ -6,16 +6,20 @@ server has called `close()` on the response and its client has taken it, or it w
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pooldrain.answers import Answer
-from pooldrain.gate import BODILESS, CLIENT, CLOSE_CONNECTION, CURRENT_RESERVATION, ONE_WRITE, UNCOUNTED_PATHS
+from pooldrain.gate import BODILESS, CLIENT, CLOSE_CONNECTION, CURRENT_RESERVATION, ONE_WRITE
 from pooldrain.in_flight import CURRENT_REQUEST, Client, InFlightRequest
-from pooldrain.problems import CUT, REFUSED
+from pooldrain.problems import CUT, REFUSED, Failure, is_default_length, is_default_page
+from pooldrain.sqla.errors import failure_of, tell_failure
 from pooldrain_sync.runner import Runner
+
+logger = logging.getLogger("pooldrain")
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -51,11 +55,13 @@ class GateMiddleware:
         method, path = environ["REQUEST_METHOD"], environ.get("PATH_INFO", "")
         runner = self._runner
         reservation = CURRENT_RESERVATION.get()
-        if path in UNCOUNTED_PATHS:
+        if path in runner.probes.uncounted:
             if reservation is not None:
                 runner.release(reservation)  # it shall not count while it is answered
             uncounted = _Exchange(runner, environ, start_response)
-            uncounted.body = self._app(environ, uncounted.start_response)
+            answer = runner.probes.answer(method, path, runner.phase)
+            begin = uncounted.start_response
+            uncounted.body = self._app(environ, begin) if answer is None else send(answer, environ, begin)
             return uncounted
         client: ThreadedClient | None = environ.get(CLIENT)
         request = None if client is None else client.admitted
@@ -69,14 +75,16 @@ class GateMiddleware:
         try:
             exchange.body = self._app(environ, exchange.start_response)
         except BaseException as error:
-            if not request.cancelled or not isinstance(error, Exception):
+            explanation = exchange.explain(error)
+            if explanation is None:
                 CURRENT_REQUEST.reset(token)
                 request.status = 500
                 runner.finish(request)
                 raise
-            exchange.replace(CUT)
+            exchange.replace(explanation)
+        exchange.settle()
         if exchange.replacement is not None:
-            _close(exchange.body)
+            exchange.drop_body()
             exchange.body = [b"" if method == "HEAD" else exchange.replacement.body]
         return exchange
 
@@ -90,6 +98,8 @@ class _Exchange:
 
     # Defaults live in the class: an exchange is made for every answer, and few of them change.
     _begun = False  # some of the body was handed over before the drain timed out
+    _settled = False  # the application has returned, with the answer's head decided
+    _held: tuple[str, list[tuple[str, str]], Any] | None = None  # the head of a page that may have to be replaced
     _left = math.inf  # bytes of the body still to come, if somebody has said how many
     _write: Callable[[bytes], object]
     _complete = False
@@ -121,6 +131,12 @@ class _Exchange:
                 self.replacement = CUT
                 request.status = CUT.status
                 status, headers = CUT.status_line, CUT.headers
+            elif code == 500 and request.failure is not None and not self._settled:
+                self._held = (status, headers, exc_info)  # if this is its framework's page, ours says more
+                return self.write
+        return self._begin(code, status, headers, exc_info)
+
+    def _begin(self, code: int, status: str, headers: list[tuple[str, str]], exc_info: Any) -> Any:
         self._left = math.inf
         if code in BODILESS:
             headers = [(name, value) for name, value in headers if name.lower() != "content-length"]
@@ -136,8 +152,56 @@ class _Exchange:
         self._write = begin(status, headers, exc_info) if exc_info else begin(status, headers)
         return self.write
 
+    def explain(self, error: BaseException) -> Answer | None:
+        """The answer to what the application has let through; None if that is for the server."""
+        request = self._request
+        if request is None or not isinstance(error, Exception):
+            return None
+        if request.cancelled:
+            return CUT
+        failure = failure_of(error)
+        if failure is None:
+            return None
+        tell_failure(error, request.route)
+        return failure.answer(request)
+
+    def settle(self) -> None:
+        """The application has returned. The page of a framework that knows of no database is replaced by ours."""
+        self._settled = True
+        if self._held is None or self.replacement is not None:
+            return
+        chunks = iter(self.body)
+        first = next(chunks, b"")
+        _, headers, _ = self._held
+        if self._environ["REQUEST_METHOD"] == "HEAD":
+            default = any(is_default_length(value) for name, value in headers if name.lower() == "content-length")
+        else:
+            default = is_default_page(first)
+        failure = None if self._request is None else self._request.failure
+        if default and isinstance(failure, Failure):
+            self._held = None
+            self.replacement = failure.answer(self._request)
+            self.start_response(self.replacement.status_line, self.replacement.headers)
+        else:
+            self._let_through()
+            self.body = _Rejoined(first, chunks, self.body)
+
+    def drop_body(self) -> None:
+        """Close the body that is not sent; what that raises, the application's own work after its answer, is logged."""
+        try:
+            _close(self.body)
+        except Exception as error:
+            if not self._unwinds(error):
+                logger.error("closing a response failed", exc_info=error)
+
+    def _let_through(self) -> None:
+        if self._held is not None:
+            (status, headers, exc_info), self._held = self._held, None
+            self._begin(int(status[:3]), status, headers, exc_info)
+
     def write(self, data: bytes) -> None:
         """Send a part of the body: PEP 3333's older way."""
+        self._let_through()
         if self._environ["REQUEST_METHOD"] != "HEAD":
             self._left -= len(data)
             if self._left < 0:
@@ -149,7 +213,9 @@ class _Exchange:
         self.replacement = answer
         if self._request is not None:
             self._request.status = answer.status
-        close_connection(self._environ)
+        self._held = None
+        if answer.close or not self._runner.gate.keep_alive:
+            close_connection(self._environ)
         self._start_response(answer.status_line, answer.headers, sys.exc_info())
 
     def __iter__(self) -> Iterator[bytes]:
@@ -218,6 +284,23 @@ class _Exchange:
     def _finish(self) -> None:
         if self._request is not None and not self._request.ended:
             self._runner.finish(self._request)
+
+
+class _Rejoined:
+    """A body whose first part has been looked at."""
+
+    def __init__(self, first: bytes, rest: Iterator[bytes], body: Iterable[bytes]) -> None:
+        self._first = first
+        self._rest = rest
+        self._body = body
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self._first
+        yield from self._rest
+
+    def close(self) -> None:
+        """Close the body itself."""
+        _close(self._body)
 
 
 def send(answer: Answer, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:

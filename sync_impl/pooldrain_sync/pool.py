@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from functools import partial
 from threading import RLock
@@ -11,16 +11,21 @@ from threading import RLock
 import sqlalchemy
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from pooldrain.in_flight import Checkout, InFlightRequest
 from pooldrain.policy import LeakPolicy, PoolPolicy
 from pooldrain.sqla.connect_options import engine_options
 from pooldrain.sqla.database_url import DatabaseUrl
 from pooldrain.sqla.hooks import EventSink
+from pooldrain.sqla.loops import loop_of, run_on_loop
 from pooldrain.sqla.pool import ClosableQueuePool
-from pooldrain.sqla.tracked_pool import TrackedPool
+from pooldrain.sqla.tracked_pool import Adopted, TrackedPool
 from pooldrain_sync.bounded import Work
 from pooldrain_sync.cancellation import cancel
+
+# Seconds for another thread's loop to close a connection.
+LOOPS_PATIENCE = 2.0
 
 
 class Pool(TrackedPool):
@@ -67,20 +72,38 @@ class Pool(TrackedPool):
             self.pool.discard(record)  # the connection of the test
         self.opened(started)
 
-    def cancellations(self, requests: list[InFlightRequest], timeout: float) -> list[Work]:
-        """What cancels, on the server, each statement that these requests are running from this pool."""
-        return [partial(cancel, driver, timeout) for driver in self.drivers(requests)]
+    def cancellations(self, requests: list[InFlightRequest], work: Iterable[Checkout], timeout: float) -> list[Work]:
+        """What cancels, on the server, each statement that these requests, and this work, run from this pool."""
+        return [partial(cancel, driver, timeout) for driver in self.drivers(requests, work)]
 
     def reclaim(self, checkout: Checkout) -> bool:
         """Close a checked-out connection; False if its holder did so first, or if it cannot be done."""
         held = self.take_from_holder(checkout)
         if isinstance(held, bool):
             return held
-        held.invalidate()
+        record = checkout.key
+        assert isinstance(record, ConnectionPoolEntry), "the only keys that there are"
+        self._end(held.invalidate, record, LOOPS_PATIENCE)
         return True
 
     def dispose(self, deadline: float) -> None:
         """Close every pooled connection; begin with none after `deadline` (monotonic seconds)."""
-        pool = self.pool
-        while self._clock() < deadline and (record := pool.take_idle()) is not None:
-            pool.discard(record)
+        while self._clock() < deadline and (idle := self.take_idle()) is not None:
+            record, discard = idle
+            self._end(discard, record, deadline - self._clock())
+
+    def _end(self, work: Callable[[], None], record: ConnectionPoolEntry, timeout: float) -> None:
+        """Close a connection: one of an asyncio engine on its own loop; from outside, if that is gone."""
+        if not self.on_loop:
+            work()
+        elif not run_on_loop(work, loop_of(record), timeout):
+            self.end_from_outside(record)
+
+
+class AdoptedPool(Adopted, Pool):
+    """The pool of an engine of either colour that the application has made; it opens what it needs."""
+
+    own_files = (__file__,)
+
+    def open(self) -> None:
+        """Nothing: no connection is opened that the application has not asked for."""

@@ -5,9 +5,12 @@ The order of the steps is not known here (`pooldrain.shutdown` knows it).
 
 from __future__ import annotations
 
+import asyncio
+import inspect
+import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Protocol
 
@@ -15,7 +18,9 @@ from sqlalchemy.exc import DBAPIError
 
 from pooldrain import lifecycle
 from pooldrain.gate import Reservation
-from pooldrain.in_flight import Checkout, InFlightRequest
+from pooldrain.in_flight import Checkout
+from pooldrain.ledger import hold_as
+from pooldrain.lifecycle import TEARDOWN_HOLDER
 from pooldrain.phases import Phase
 from pooldrain.policy import ShutdownPolicy
 from pooldrain.shutdown import (
@@ -31,10 +36,27 @@ from pooldrain.shutdown import (
     ShutdownReport,
     Stop,
     Tally,
+    Teardown,
     shutdown_sequence,
 )
+from pooldrain.sqla.hooks import EventSink
 from pooldrain_sync.bounded import run_all
-from pooldrain_sync.pool import Pool
+from pooldrain_sync.pool import AdoptedPool, Pool
+
+
+def _call(function: Callable[[], object]) -> None:
+    """Call it; one of asyncio's runs on a loop of its own."""
+    result = function()
+    if inspect.isawaitable(result):
+        asyncio.run(_awaited(result))
+
+
+async def _awaited(result: Awaitable[object]) -> None:
+    await result
+
+
+def _never() -> float:
+    return math.inf
 
 
 class Server(lifecycle.Server, Protocol):
@@ -58,16 +80,20 @@ class Runner(lifecycle.Lifecycle[Pool, Callable[[], None]]):
     """One service and its shutdown."""
 
     make_pool = Pool
+    adopt_pool = AdoptedPool
 
     def __init__(
         self,
-        pool: Pool,
+        pool: Pool | None,
         policy: ShutdownPolicy,
         *,
+        events: EventSink | None = None,
         lock: threading.RLock,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__([pool], policy, lock=lock, clock=clock)
+        told = events if pool is None else pool.events
+        assert told is not None, "a service without a pool of its own has to be told where its events go"
+        super().__init__([] if pool is None else [pool], policy, events=told, lock=lock, clock=clock)
         self._condition = threading.Condition(lock)
         self._retiring: Retiring | None = None
 
@@ -78,13 +104,14 @@ class Runner(lifecycle.Lifecycle[Pool, Callable[[], None]]):
     def open(self) -> None:
         """Open the pools, prepare the application; then the service is ready. Raises StartupError."""
         self.enter(Phase.STARTING)
-        for pool in self.pools:
+        for pool in list(self.pools):
             pool.open()
         try:
             for hook in self._hooks:
                 hook()
         except DBAPIError as error:
-            if (told := self.pool.cannot_prepare(error)) is not None:  # in one line, without a traceback
+            told = None if self.has_no_pool else self.pool.cannot_prepare(error)
+            if told is not None:  # in one line, without a traceback
                 raise told from error
             raise
         threading.Thread(target=self._watch, name="pooldrain-watch", daemon=True).start()
@@ -138,6 +165,8 @@ class Runner(lifecycle.Lifecycle[Pool, Callable[[], None]]):
                 return self._drain(step, server)
             case Cancel():
                 return self._cancel(step, server)
+            case Teardown():
+                return self._teardown(step)
             case Reclaim():
                 return self._reclaim(step.deadline)
             case Dispose():
@@ -170,35 +199,57 @@ class Runner(lifecycle.Lifecycle[Pool, Callable[[], None]]):
     def _drain(self, step: Drain, server: Server) -> Done:
         started, refused = self.close_gate()
         server.drain()
-        self._wait(lambda: self.gate.idle or self.hurried, step.deadline)
+        self._wait(lambda: self.hurried or self.quiet, step.deadline, self.next_look)
         return self.drained(started, refused)
 
     def _cancel(self, step: Cancel, server: Server) -> Done:
         if not step.needed:
             return Done(self.clock())
-        requests: list[InFlightRequest] = self.cancel_all()
+        requests, work = self.cancel_all()
         try:
             server.cancel()
             patience = (self.clock() + step.deadline) / 2
-            works = [work for pool in self.pools for work in pool.cancellations(requests, patience - self.clock())]
+            left = patience - self.clock()
+            works = [each for pool in self.pools for each in pool.cancellations(requests, work.get(pool, ()), left)]
             run_all(works, patience, self.clock, name="pooldrain-cancel")
-            self._wait(lambda: self.gate.idle, patience)
+            self._wait(lambda: self.unwound(work), patience)
             for pool in self.pools:
                 pool.end_in_transit()
-                pool.cut_off(requests)
-            self._wait(lambda: self.gate.idle, step.deadline)
+                pool.cut_off(requests, work.get(pool, ()))
+            self._wait(lambda: self.unwound(work), step.deadline)
         finally:  # also if a cancellation raised: nobody goes uncounted
             done = self.give_up()
         return done
+
+    def _teardown(self, step: Teardown) -> Done:
+        started, functions = self.clock(), self.shutdown_functions()
+        running: list[str] = [name for name, _ in functions[:1]]
+        abandoned: list[str] = []
+
+        def end() -> None:
+            with hold_as(TEARDOWN_HOLDER):
+                for name, function in functions:
+                    if abandoned:
+                        return  # and tell nothing any more: nobody waits
+                    running[:] = [name]
+                    try:
+                        _call(function)
+                    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, the others run
+                        if not abandoned:
+                            self.failed(f"the shutdown function {name}", error)
+                running.clear()
+
+        if functions:
+            run_all([end], step.deadline, self.clock, name="pooldrain-teardown")
+        abandoned += running
+        return self.torn_down(running[0] if running else None, started)
 
     def _reclaim(self, deadline: float) -> Done:
         self.close_pools()
         for pool in self.pools:
             pool.end_in_transit()
-        works = [
-            partial(self._reclaim_from, pool, checkouts, deadline)
-            for pool, checkouts in zip(self.pools, self.tell_outstanding(), strict=True)
-        ]
+        outstanding = self.tell_outstanding()
+        works = [partial(self._reclaim_from, pool, checkouts, deadline) for pool, checkouts in outstanding]
         finished = run_all(works, deadline, self.clock, name="pooldrain-reclaim")
         return Done(self.clock(), timed_out=not finished)
 
@@ -214,10 +265,11 @@ class Runner(lifecycle.Lifecycle[Pool, Callable[[], None]]):
         finished = run_all(works, deadline, self.clock, name="pooldrain-dispose")
         return self.disposed(Done(self.clock(), timed_out=not finished), started, closed)
 
-    def _wait(self, happened: Callable[[], bool], deadline: float) -> None:
-        """Wait until it happened or the deadline (monotonic seconds) passes."""
+    def _wait(self, happened: Callable[[], bool], deadline: float, look: Callable[[], float] = _never) -> None:
+        """Wait until it happened or the deadline (monotonic seconds) passes; look again after `look()` seconds."""
         with self._lock:
-            self._condition.wait_for(happened, max(0.0, deadline - self.clock()))
+            while not happened() and (left := deadline - self.clock()) > 0:
+                self._condition.wait(min(left, look()))
 
     def _watch(self) -> None:
         """Report what time alone makes a leak. A look that fails is told, and the next one comes all the same."""

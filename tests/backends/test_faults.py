@@ -26,8 +26,17 @@ from tests.harness.service import Launcher
 from tests.harness.waiting import eventually
 
 CANCEL_TIMEOUT = 1.0
-OPTIONS = ("--drain-timeout", "0.5", "--cancel-timeout", str(CANCEL_TIMEOUT), "--dispose-timeout", "1")
-GRACE_PERIOD = 0.5 + CANCEL_TIMEOUT + 1 + 0.05
+OPTIONS = (
+    "--drain-timeout",
+    "0.5",
+    "--cancel-timeout",
+    str(CANCEL_TIMEOUT),
+    "--dispose-timeout",
+    "1",
+    "--teardown-timeout",
+    "0.1",
+)
+GRACE_PERIOD = 0.5 + CANCEL_TIMEOUT + 0.1 + 1 + 0.05
 
 # One of each kind; all of them are in `make parity`.
 PLAYED = (
@@ -96,12 +105,12 @@ def test_a_hung_query_is_gone_within_the_cancel_timeout_and_the_report_tells_who
     service.await_event("drain_ended")
     eventually(lambda: not postgres.working(pids), "the query is gone", within=CANCEL_TIMEOUT)
     answer = hung.answer()
-    assert (answer.status, answer.header("content-type")) == (503, "application/problem+json")
+    assert (answer.status, answer.header("content-type")) == (504, "application/problem+json")
     ended = service.ended()
     assert ended.code == 3
     assert ended.at - signalled < GRACE_PERIOD + END_MARGIN
     [cut] = service.report["cut_requests"]
-    assert (cut["route"], cut["request_id"], cut["status"]) == ("GET /work", "hung-1", 503)
+    assert (cut["route"], cut["request_id"], cut["status"]) == ("GET /work", "hung-1", 504)
     assert cut["age"] >= 0.5
     assert cut["call_site"].endswith("in Demo.work")
 
@@ -118,7 +127,7 @@ def test_with_a_database_that_stands_still_the_exit_is_within_the_grace_period(
     ended = service.ended()
     assert ended.code == 3
     assert ended.at - signalled < GRACE_PERIOD + END_MARGIN
-    assert hung.answer().status == 503
+    assert hung.answer().status == 504
     connections = service.report["connections"]
     assert connections == {"opened": idle + 1, "closed": idle + 1, "reclaimed": 0, "abandoned": 0}
     place.take_back()

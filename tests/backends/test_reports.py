@@ -13,12 +13,12 @@ from tests.harness.service import Launcher, Record
 
 every_way = pytest.mark.parametrize("backend", EVERY_WAY, ids=lambda backend: backend.name)
 
-PHASES = ["ANNOUNCING", "DRAINING", "CANCELLING", "RECLAIMING", "DISPOSING", "STOPPING"]
+PHASES = ["ANNOUNCING", "DRAINING", "CANCELLING", "TEARDOWN", "RECLAIMING", "DISPOSING", "STOPPING"]
 KEYS = [
     *("outcome", "exit_code", "signal", "signals", "hurried", "seconds", "phases", "requests", "cut_requests"),
-    *("outstanding", "leaks", "connections", "errors"),
+    *("cut_work", "outstanding", "leaks", "connections", "pools", "errors"),
 ]
-HOLDING = ["holder", "request_id", "age", "call_site", "callers", "statement", "in_transaction", "rule"]
+HOLDING = ["holder", "request_id", "age", "call_site", "callers", "statement", "in_transaction", "rule", "pool"]
 CUT = ["request_id", "route", "age", "status", "call_site", "statement"]
 
 
@@ -82,7 +82,7 @@ def test_report_transcript_log_and_exit_code_agree(
     service.get("/")
     if not cut:
         held.release()
-    assert {answer.status for answer in held.answers()} == {503 if cut else 201}
+    assert {answer.status for answer in held.answers()} == {504 if cut else 201}
     code = service.ended().code
     assert code == (3 if cut else 0)
 
@@ -119,7 +119,7 @@ def test_the_report_of_two_workers_is_one_file_with_the_worst_exit_code(
     endless = service.connect().ask("GET", "/work?ms=60000")
     postgres.await_working(service.pids)
     service.send_signal()
-    assert endless.answer().status == 503
+    assert endless.answer().status == 504
     assert service.ended().code == 3
     assert (service.report["exit_code"], service.report["outcome"]) == (3, "cut")
     assert sorted(report["exit_code"] for report in service.reports) == [0, 3]

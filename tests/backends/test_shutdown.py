@@ -128,9 +128,9 @@ def test_a_request_beyond_the_drain_timeout_is_cut_with_a_clean_answer(
     postgres.await_working(service.pids)
     signalled = service.send_signal()
     answer = endless.answer()
-    assert (answer.status, answer.closes) == (503, True)
+    assert (answer.status, answer.closes) == (504, True)
     assert answer.header("content-type") == "application/problem+json"
-    assert answer.header("retry-after") == "1"
+    assert answer.header("retry-after") is None, "nobody knows whether it was executed"
     assert answer.json["detail"] == "the service is shutting down and this request overstayed its deadline"
     assert 0.5 <= answer.at - signalled < 1.5
     ended = service.ended()
@@ -141,12 +141,12 @@ def test_a_request_beyond_the_drain_timeout_is_cut_with_a_clean_answer(
     [report] = [report for report in service.reports if report["requests"]["cut"]]
     assert (report["outcome"], report["exit_code"]) == ("cut", 3)
     [cut] = report["cut_requests"]
-    assert (cut["route"], cut["request_id"], cut["status"]) == ("GET /work", "endless-1", 503)
+    assert (cut["route"], cut["request_id"], cut["status"]) == ("GET /work", "endless-1", 504)
     assert cut["age"] >= 0.5
     assert report["outstanding"] == []
     [line] = service.complaints
     assert line.startswith("cancel: GET /work, request endless-1, cut after ")
-    assert ", answered 503, with a connection checked out at " in line
+    assert ", answered 504, with a connection checked out at " in line
     assert line.endswith(" in Demo.work")
     assert line.endswith(cut["call_site"])
     assert "sleep" in cut["statement"]
@@ -161,7 +161,7 @@ def test_who_waits_for_a_connection_is_woken_when_the_drain_times_out(
     waiter = service.connect().ask("GET", "/db-test")
     eventually(lambda: service.get("/pool-status").json["requests"]["active"] == 2, "two requests in flight")
     service.send_signal()
-    assert [holder.answer().status, waiter.answer().status] == [503, 503]
+    assert [holder.answer().status, waiter.answer().status] == [504, 504]
     assert service.ended(within=5).code == 3
     assert service.report["requests"]["cut"] == 2
     postgres.await_no_sessions(service.pids)
@@ -207,14 +207,14 @@ def test_a_query_that_ignores_its_cancellation_is_ended_from_here_and_its_client
     [session] = postgres.await_working(service.pids)
     with postgres.frozen(session):  # it hears neither the cancellation nor the end of its client
         signalled = service.send_signal(signal.SIGTERM)
-        assert stuck.answer().status == 503
+        assert stuck.answer().status == 504
         ended = service.ended(within=10)
     assert ended.code == 3
     assert ended.at - signalled < 5
     postgres.await_no_sessions(service.pids)
     [report] = [report for report in service.reports if report["requests"]["cut"]]
     [cut] = report["cut_requests"]
-    assert cut["status"] == 503
+    assert cut["status"] == 504
     assert cut["call_site"].endswith(" in Demo.work")
     assert report["outstanding"] == []  # it came back when its socket had been shut down
     assert report["connections"]["abandoned"] == 0

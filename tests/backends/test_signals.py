@@ -78,7 +78,7 @@ def test_a_second_signal_hurries(services: Launcher, postgres: Postgres, backend
     service.await_drain()
     tell(service)
     answer = endless.answer(timeout=5)
-    assert (answer.status, answer.closes) == (503, True)
+    assert (answer.status, answer.closes) == (504, True)
     assert service.ended(within=5).code == 3
     [report] = [report for report in service.reports if report["requests"]["cut"]]
     assert (report["outcome"], report["hurried"], report["signals"]) == ("cut", True, 2)
@@ -104,7 +104,7 @@ def test_sigquit_hurries_from_the_start(services: Launcher, postgres: Postgres, 
     postgres.await_working(service.pids)
     service.send_signal(signal.SIGQUIT)
     answer = endless.answer(timeout=5)
-    assert (answer.status, answer.closes) == (503, True)
+    assert (answer.status, answer.closes) == (504, True)
     assert service.ended(within=5).code == 3
     assert {(report["signal"], report["hurried"]) for report in service.reports} == {("SIGQUIT", True)}
     postgres.await_no_sessions(service.pids)

@@ -41,7 +41,7 @@ def test_work_in_flight_is_finished_and_work_without_end_is_interrupted(
         pass
     service.send_signal()
     assert short.answer().status == 200
-    assert endless.answer().status == 503
+    assert endless.answer().status == 504
     assert service.ended(within=5).code == 3
     assert [cut["route"] for cut in service.report["cut_requests"]] == ["GET /work"]
 

@@ -109,7 +109,7 @@ def every_way(*options: str, url: str, within: float = BOUND) -> list[Refusal]:
     ("options", "fragment"),
     [
         (["--drain-timout", "5"], "unknown option --drain-timout (did you mean --drain-timeout?)"),
-        (["serve"], "unexpected argument"),
+        (["shop", "serve"], "unexpected argument"),
         (["--drain-timeout", "-1"], "--drain-timeout must be 0 or more seconds, not -1"),
         (["--drain-timeout", "soon"], "--drain-timeout must be a number of seconds, not 'soon'"),
         (["--linger", "nan"], "--linger must be 0 or more seconds, not nan"),
@@ -209,6 +209,7 @@ def opening(connection, record):
 
 def create_app(runner):
     event.listen(runner.pool.sync_engine, "connect", opening)
+    return lambda *arguments: None
 """
 
 

@@ -78,6 +78,7 @@ def valid() -> Events:
         event("connection_closed"),
         request("cut", 3, "GET /work", status=503),
         request("finished", 3, "GET /work", status=503),
+        phase("TEARDOWN"),
         phase("RECLAIMING"),
         event("pool_closing"),
         event("not_returned", count=1),
@@ -223,7 +224,7 @@ def test_what_real_services_tell_is_valid(services: Launcher, backend: Backend) 
     eventually(lambda: checked_out(service.transcript, "GET /work"), "the endless request holds a connection")
     service.send_signal()
     service.await_event("drain_started")
-    assert endless.answer().status == 503
+    assert endless.answer().status == 504
     code = service.ended().code
     assert code == 3
     assert check(service.transcript, service.report, code) == []

@@ -77,6 +77,7 @@ def service(*requests: Events, leaks: int = 0, refused: tuple[str, ...] = ()) ->
         *[event("request_refused", route=route) for route in refused],
         event("drain_ended", complete=True, in_flight=0, refused=len(refused), seconds=0.1),
         phase("CANCELLING"),
+        phase("TEARDOWN"),
         phase("RECLAIMING"),
         event("pool_closing", pool_status={"pool_size": 2, "checkedout": leaks, "overflow": 0, "idle": 2 - leaks}),
         *([event("not_returned", count=leaks)] if leaks else []),
@@ -156,7 +157,9 @@ def test_concurrent_requests_may_come_in_any_order(random: Any) -> None:
     assert normal_form(mixed) == normal_form(plain)
 
 
-@pytest.mark.parametrize("where", ["DRAINING", "CANCELLING", "RECLAIMING", "DISPOSING", "STOPPING", "CLOSED"])
+@pytest.mark.parametrize(
+    "where", ["DRAINING", "CANCELLING", "TEARDOWN", "RECLAIMING", "DISPOSING", "STOPPING", "CLOSED"]
+)
 def test_a_refusal_may_come_at_any_time_from_the_drain_on(where: str) -> None:
     def refusing_in(name: str) -> Events:
         events = service(request(1))
@@ -239,7 +242,9 @@ def test_everything_else_shows(what: str) -> None:
     assert as_lines(normal_form(changed)) != as_lines(normal_form(events))
 
 
-@pytest.mark.parametrize("where", ["ANNOUNCING", "DRAINING", "CANCELLING", "RECLAIMING", "DISPOSING", "CLOSED"])
+@pytest.mark.parametrize(
+    "where", ["ANNOUNCING", "DRAINING", "CANCELLING", "TEARDOWN", "RECLAIMING", "DISPOSING", "CLOSED"]
+)
 def test_an_event_of_another_phase_shows(where: str) -> None:
     events = service(request(1))
     late = deepcopy(events)

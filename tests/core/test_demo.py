@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pooldrain import demo
 from pooldrain.answers import Answer
 from pooldrain.demo import MAX_BODY, MAX_QUANTITY, MAX_TEXT, MAX_WORK_MS, Order, parse_flag, parse_ms, parse_order
-from pooldrain.gate import UNCOUNTED_PATHS
+from pooldrain.probes import Probes
 from pooldrain.status import PoolStatus
 
 IDLE = PoolStatus(10, 0, 0, 10)
@@ -263,7 +263,7 @@ def test_every_route_has_one_handler_and_one_path() -> None:
     paths, names, _ = zip(*demo.ROUTES, strict=True)
     assert len(set(paths)) == len(paths)
     assert len(set(names)) == len(names)
-    assert set(paths) >= UNCOUNTED_PATHS
+    assert set(paths) >= {*Probes().uncounted, demo.STATUS_PATH}
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ from pooldrain.shutdown import (
     ShutdownReport,
     Stop,
     Tally,
+    Teardown,
     shutdown_sequence,
 )
 from pooldrain.status import PoolStatus
@@ -139,6 +140,8 @@ class Model:
                 return self._or_fails(step, self._drain)
             case Cancel():
                 return self._or_fails(step, self._cancel) if step.needed else Done(self._now)
+            case Teardown():
+                return self._or_fails(step, lambda: Done(self._now))
             case Reclaim():
                 return self._or_fails(step, self._reclaim)
             case Dispose():

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, precondition, rule
 
-from pooldrain.gate import UNCOUNTED_PATHS, RequestGate, Reservation
+from pooldrain.gate import RequestGate, Reservation
 from pooldrain.in_flight import LONGEST_ID, InFlightRequest, route_label
 
 
@@ -70,10 +70,6 @@ def test_what_is_in_flight_when_the_gate_closes_finishes_as_ever() -> None:
     answered(gate, request, 200)
     assert gate.idle
     assert (gate.finished, gate.refused, gate.cut) == (1, 0, [])
-
-
-def test_the_probes_and_the_status_page_are_the_paths_that_are_never_counted() -> None:
-    assert {"/livez", "/readyz", "/pool-status"} == UNCOUNTED_PATHS
 
 
 def test_a_request_whose_last_bytes_are_on_their_way_is_in_flight_but_no_longer_unanswered() -> None:

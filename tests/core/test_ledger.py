@@ -424,6 +424,7 @@ def test_what_is_not_known_is_left_out(ledger: CheckoutLedger) -> None:
         "statement": None,
         "in_transaction": None,
         "rule": None,
+        "pool": "main",
     }
     json.dumps(holding.as_dict())
 

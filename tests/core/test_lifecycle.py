@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from types import TracebackType
@@ -12,11 +13,21 @@ import sqlalchemy
 
 from pooldrain.gate import RequestGate, Reservation
 from pooldrain.in_flight import CURRENT_REQUEST, InFlightRequest
+from pooldrain.ledger import hold_as
 from pooldrain.lifecycle import Lifecycle
 from pooldrain.phases import Phase, PhaseError
 from pooldrain.policy import LeakPolicy, PoolPolicy, ShutdownPolicy
 from pooldrain.problems import CUT
-from pooldrain.shutdown import ConnectionCounts, CutRequest, Done, Outcome, RequestCounts, ShutdownReport, Tally
+from pooldrain.shutdown import (
+    ConnectionCounts,
+    CutRequest,
+    Done,
+    Outcome,
+    PoolCounts,
+    RequestCounts,
+    ShutdownReport,
+    Tally,
+)
 from pooldrain.sqla.database_url import DatabaseUrl
 from pooldrain.sqla.pool import ClosableQueuePool
 from pooldrain.sqla.tracked_pool import TrackedPool
@@ -139,7 +150,7 @@ class WokenService(Lifecycle[Pool, object]):
     """Counts how often its waiter was woken, which must happen under the lock."""
 
     def __init__(self, world: World) -> None:
-        super().__init__(world.pools, ShutdownPolicy(), lock=world.lock, clock=world.clock)
+        super().__init__(world.pools, ShutdownPolicy(), events=world.events, lock=world.lock, clock=world.clock)
         self._world = world
         self.gate = WatchedGate(world.lock)
 
@@ -283,7 +294,7 @@ def test_the_threshold_is_told_under_the_lock_when_a_leak_brings_it_about() -> N
         request = world.admit("/db-test-leak")
         world.leak(request)
         world.end(request)
-    assert world.events.take("leak_threshold") == {"checkedout": 2, "threshold": 2}
+    assert world.events.take("leak_threshold") == {"checkedout": 2, "threshold": 2, "pool": "main"}
     assert "leak_threshold" not in world.events.outside
 
 
@@ -311,7 +322,8 @@ def test_closing_the_gate_tells_what_is_in_flight_and_remembers_what_was_refused
     world.end(request)
     world.now += 0.4
     assert world.service.drained(started, refused_before) == Done(100.4)
-    assert world.events.take("drain_ended") == {"complete": True, "in_flight": 0, "refused": 1, "seconds": 0.4}
+    told = world.events.take("drain_ended")
+    assert told == {"complete": True, "in_flight": 0, "refused": 1, "seconds": 0.4, "at_work": 0}
 
 
 def test_a_drain_that_leaves_a_request_timed_out(world: World) -> None:
@@ -319,7 +331,8 @@ def test_a_drain_that_leaves_a_request_timed_out(world: World) -> None:
     started, refused_before = world.service.close_gate()
     world.now += 30
     assert world.service.drained(started, refused_before) == Done(130.0, timed_out=True)
-    assert world.events.take("drain_ended") == {"complete": False, "in_flight": 1, "refused": 0, "seconds": 30.0}
+    told = world.events.take("drain_ended")
+    assert told == {"complete": False, "in_flight": 1, "refused": 0, "seconds": 30.0, "at_work": 0}
 
 
 def test_a_drain_that_a_second_signal_broke_off_was_hurried_and_did_not_time_out(world: World) -> None:
@@ -353,7 +366,7 @@ def test_only_what_was_refused_in_the_drain_counts_as_refused_by_it(world: World
 
 def test_a_request_that_unwinds_without_an_answer_of_its_own_is_told_as_cut(world: World) -> None:
     request = world.admit()
-    assert world.service.cancel_all() == [request]
+    assert world.service.cancel_all() == ([request], {})
     world.now += 2
     world.end(request, 503)
     assert world.events.take("request_cut") == {
@@ -374,11 +387,11 @@ def test_a_request_that_answers_in_spite_of_the_cancellation_is_not_cut(world: W
     assert world.service.tally().requests.finished == 1
 
 
-def test_a_cancelled_request_finds_every_pool_closed(world: World) -> None:
+def test_a_cancelled_request_is_marked_and_the_pools_stay_open_to_others(world: World) -> None:
     request = world.admit()
-    assert world.service.cancel_all() == [request]
+    assert world.service.cancel_all() == ([request], {})
     assert request.cancelled
-    assert all(pool.closed for pool in world.pools)
+    assert not any(pool.closed for pool in world.pools)
 
 
 def test_a_request_that_does_not_unwind_is_told_as_cut_once(world: World) -> None:
@@ -418,7 +431,7 @@ def test_who_waits_for_a_request_that_does_not_unwind_is_answered_unless_an_answ
     world.service.cancel_all()
     world.service.give_up()
     assert client.instead == (b"" if answered else CUT.raw())
-    assert world.events.take("request_cut")["status"] == (200 if answered else 503)
+    assert world.events.take("request_cut")["status"] == (200 if answered else 504)
 
 
 def test_what_tells_of_a_decision_is_told_under_its_lock_so_that_the_order_is_true(world: World) -> None:
@@ -501,6 +514,9 @@ def test_the_tally_holds_the_facts_of_the_whole_life() -> None:
         leaked=True,
         fail_on_leak=True,
         signals=1,
+        pools=(
+            PoolCounts("main", 10, 9, {"collected": 0, "unreturned": 1, "overdue": 0, "pinned": 0, "threshold": 0}),
+        ),
     )
     assert cut.given_up
 
@@ -548,6 +564,7 @@ def test_the_last_line_sums_the_report_up(world: World) -> None:
         "cut": 1,
         "leaked": 0,
         "collected": 0,
+        "work_cut": 0,
     }
 
 
@@ -568,3 +585,69 @@ def test_a_cut_request_is_told_with_the_connection_that_it_held_first(world: Wor
     assert cut.call_site.startswith(f"{__file__}:")
     assert cut.statement == "SELECT pg_sleep(600)"
     assert world.events.take("request_cut")["call_site"] == cut.call_site
+
+
+# -- the application's own end, and work outside requests
+
+
+def test_what_the_application_has_to_run_at_its_end_runs_last_first(world: World) -> None:
+    def first() -> None: ...
+
+    def second() -> None: ...
+
+    def at_exit() -> None: ...
+
+    world.service.on_shutdown(first)
+    world.service.on_shutdown(second)
+    world.service.at_exit = lambda: [at_exit]
+    assert [function for _, function in world.service.shutdown_functions()] == [second, first, at_exit]
+    assert world.service.shutdown_functions()[0][0].endswith("<locals>.second")
+
+
+def test_an_end_that_takes_too_long_is_told_and_in_the_report(world: World) -> None:
+    world.now += 10
+    assert world.service.torn_down("shop:end", 100.0) == Done(110.0, timed_out=True)
+    assert world.events.take("teardown_abandoned") == {"function": "shop:end", "seconds": 10.0}
+    assert world.service.tally().errors == ("shop:end has not ended within the teardown's time",)
+    assert world.service.torn_down(None, 100.0) == Done(110.0)
+
+
+def test_a_named_holder_is_at_work_until_it_returns_its_connection(world: World) -> None:
+    with hold_as("nightly"):
+        checkout = world.pool.ledger.check_out("key", world.now, (), None, None)
+    assert world.service.working() == {world.pool: [checkout]}
+    assert not world.service.quiet
+    assert world.service.next_look() == math.inf, "its return is an event"
+    world.pool.ledger.check_in("key")
+    assert world.service.quiet
+
+
+def test_a_connection_whose_driver_cannot_tell_is_at_work_once_it_has_run_something(world: World) -> None:
+    checkout = world.pool.ledger.check_out("key", world.now, (), None, None)
+    assert world.service.working() == {}
+    checkout.runs = 1
+    assert world.service.working() == {world.pool: [checkout]}
+    assert world.service.next_look() < 1, "the end of a transaction is none"
+
+
+def test_what_is_at_work_at_the_deadline_is_told_as_cut_with_its_holder(world: World) -> None:
+    started, refused = world.service.close_gate()
+    with hold_as("nightly"):
+        world.pool.ledger.check_out("key", world.now, (), None, None)
+    world.now += 30
+    assert world.service.drained(started, refused) == Done(130.0, timed_out=True)
+    assert world.events.take("drain_ended")["at_work"] == 1
+    requests, work = world.service.cancel_all()
+    assert (requests, [len(checkouts) for checkouts in work.values()]) == ([], [1])
+    assert not world.service.unwound(work)
+    world.service.give_up()
+    assert world.events.take("work_cut")["holding"]["holder"] == "nightly"
+    (held,) = world.service.tally().cut_work
+    assert (held.holder, held.pool) == ("nightly", "main")
+
+
+def test_a_service_without_a_pool_of_its_own_says_so(world: World) -> None:
+    bare = Lifecycle[Pool, object]([], ShutdownPolicy(), events=world.events, lock=world.lock, clock=world.clock)
+    assert bare.has_no_pool
+    with pytest.raises(LookupError, match="no pool of its own"):
+        _ = bare.pool

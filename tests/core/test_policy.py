@@ -54,7 +54,9 @@ def test_a_leak_rule_that_cannot_work_is_refused_by_name(field: str, value: Any)
         LeakPolicy(**{field: value})
 
 
-@pytest.mark.parametrize("field", ["announce_period", "drain_timeout", "cancel_timeout", "dispose_timeout", "linger"])
+@pytest.mark.parametrize(
+    "field", ["announce_period", "drain_timeout", "cancel_timeout", "teardown_timeout", "dispose_timeout", "linger"]
+)
 @pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
 def test_a_duration_is_finite_and_not_negative(field: str, value: float) -> None:
     with pytest.raises(ConfigurationError, match=f"^{field} must be"):
@@ -62,19 +64,21 @@ def test_a_duration_is_finite_and_not_negative(field: str, value: float) -> None
 
 
 def test_disposing_needs_time_and_the_other_steps_may_have_none() -> None:
-    policy = ShutdownPolicy(announce_period=0, drain_timeout=0, cancel_timeout=0, linger=0)
+    policy = ShutdownPolicy(announce_period=0, drain_timeout=0, cancel_timeout=0, teardown_timeout=0, linger=0)
     assert policy.needed == policy.dispose_timeout
     with pytest.raises(ConfigurationError, match="dispose_timeout must be more than 0"):
         ShutdownPolicy(dispose_timeout=0)
 
 
 def test_a_grace_period_too_short_for_its_steps_is_refused_with_the_sum() -> None:
-    with pytest.raises(ConfigurationError, match=r"grace_period 10 s is too short: .*drain_timeout 30 .*= 45\.05 s"):
+    with pytest.raises(ConfigurationError, match=r"grace_period 10 s is too short: .*drain_timeout 30 .*= 55\.05 s"):
         ShutdownPolicy(grace_period=10)
 
 
 def test_a_grace_period_that_just_fits_is_taken_despite_rounding() -> None:
-    policy = ShutdownPolicy(drain_timeout=0.1, cancel_timeout=0.2, dispose_timeout=0.3, linger=0, grace_period=0.6)
+    policy = ShutdownPolicy(
+        drain_timeout=0.1, cancel_timeout=0.2, teardown_timeout=0, dispose_timeout=0.3, linger=0, grace_period=0.6
+    )
     assert policy.ladder.grace_period == 0.6
 
 

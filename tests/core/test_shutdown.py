@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import FrozenInstanceError, asdict, replace
 from typing import Any
 
 import pytest
@@ -28,21 +28,24 @@ from pooldrain.shutdown import (
     Drain,
     Failed,
     Outcome,
+    PoolCounts,
     Reclaim,
     RequestCounts,
     Retired,
     ShutdownReport,
     Stop,
     Tally,
+    Teardown,
     shutdown_sequence,
 )
 
-POLICY = ShutdownPolicy(announce_period=2, drain_timeout=30, cancel_timeout=5, dispose_timeout=10, linger=0.5)
-STEPS = [Announce, Drain, Cancel, Reclaim, Dispose, Stop]
+POLICY = ShutdownPolicy(announce_period=2, drain_timeout=30, cancel_timeout=5, teardown_timeout=3, linger=0.5)
+STEPS = [Announce, Drain, Cancel, Teardown, Reclaim, Dispose, Stop]
 PHASES = [
     Phase.ANNOUNCING,
     Phase.DRAINING,
     Phase.CANCELLING,
+    Phase.TEARDOWN,
     Phase.RECLAIMING,
     Phase.DISPOSING,
     Phase.STOPPING,
@@ -62,6 +65,7 @@ CLEAN = Tally(
 LEAK = Holding(
     "GET /db-test-leak", "r7", 1.5, "app.py:7 in leak", ("app.py:9 in view",), "SELECT 1", True, "unreturned"
 )
+WORK = Holding("nightly", None, 40.0, "jobs.py:3 in nightly", (), "UPDATE orders", True, None, "shop")
 
 Answer = Callable[[AnyStep], Done]
 
@@ -114,10 +118,11 @@ def test_each_deadline_counts_from_the_end_of_the_step_before() -> None:
         102.0,  # announce: the signal + 2
         131.0,  # drain: 101 + 30
         107.0,  # cancel: 102 + 5
-        113.0,  # reclaim: 103 + 10
-        113.0,  # dispose: shares it
-        105.5,  # stop: 105 + 0.5
-        106.0,
+        106.0,  # teardown: 103 + 3
+        114.0,  # reclaim: 104 + 10
+        114.0,  # dispose: shares it
+        106.5,  # stop: 106 + 0.5
+        107.0,
     ]
     assert step_of(steps, Stop).linger == 0.5
 
@@ -136,8 +141,8 @@ def test_no_deadline_lies_beyond_the_grace_period() -> None:
 
 def test_the_phases_last_as_long_as_their_steps_took_and_sum_up() -> None:
     report, _ = shut_down(each_takes(0.25))
-    assert [seconds for _, seconds in report.phases] == [0.25] * 6
-    assert report.seconds == 1.5
+    assert [seconds for _, seconds in report.phases] == [0.25] * 7
+    assert report.seconds == 1.75
 
 
 def test_a_step_cannot_be_changed_by_its_runner() -> None:
@@ -211,7 +216,7 @@ def test_a_dispose_that_timed_out_is_a_failure_even_if_every_connection_was_seen
     assert (report.outcome, report.exit_code) == (Outcome.DISPOSE_FAILED, 4)
 
 
-@pytest.mark.parametrize("step", ["announce", "drain", "cancel", "reclaim", "stop"])
+@pytest.mark.parametrize("step", ["announce", "drain", "cancel", "teardown", "reclaim", "stop"])
 def test_any_other_step_may_time_out_if_nothing_comes_of_it(step: str) -> None:
     report, _ = shut_down(each_takes(1.0, **{step: Done(0, timed_out=True)}))
     assert (report.outcome, report.exit_code) == (Outcome.DRAINED, 0)
@@ -235,6 +240,11 @@ def test_a_cut_request_is_told_by_the_exit_code_and_by_name() -> None:
     report, _ = shut_down(each_takes(1.0, drain=Done(0, timed_out=True)), CUT)
     assert (report.outcome, report.exit_code, report.requests.seen) == (Outcome.CUT, 3, 132)
     assert [cut.route for cut in report.cut_requests] == ["GET /work"]
+
+
+def test_work_outside_requests_that_was_cut_is_told_by_the_exit_code_too() -> None:
+    report, _ = shut_down(each_takes(1.0, drain=Done(0, timed_out=True)), replace(CLEAN, cut_work=(WORK,)))
+    assert (report.outcome, report.exit_code, report.requests.cut) == (Outcome.CUT, 3, 0)
 
 
 @pytest.mark.parametrize(
@@ -268,7 +278,9 @@ def test_the_worst_of_several_misfortunes_makes_the_exit_code() -> None:
 
 def test_the_report_has_the_shape_that_is_documented() -> None:
     leaks = {**CLEAN.leaks, "unreturned": 1}
+    pools = (PoolCounts("shop", 15, 15, {"unreturned": 1}),)
     tally = replace(CUT, leaks=leaks, opened=15, closed=15, outstanding=(LEAK,), reclaimed=1)
+    tally = replace(tally, cut_work=(WORK,), pools=pools)
     report, _ = shut_down(each_takes(0.25, drain=Done(0, timed_out=True)), tally)
     assert report.as_dict() == {
         "outcome": "cut",
@@ -276,7 +288,7 @@ def test_the_report_has_the_shape_that_is_documented() -> None:
         "signal": "SIGTERM",
         "signals": 1,
         "hurried": False,
-        "seconds": 1.5,
+        "seconds": 1.75,
         "phases": [{"phase": phase.value, "seconds": 0.25} for phase in PHASES],
         "requests": {"in_flight_at_signal": 3, "finished": 119, "refused": 12, "cut": 1, "seen": 132},
         "cut_requests": [
@@ -289,6 +301,7 @@ def test_the_report_has_the_shape_that_is_documented() -> None:
                 "statement": "SELECT 1",
             }
         ],
+        "cut_work": [asdict(WORK)],
         "outstanding": [
             {
                 "holder": "GET /db-test-leak",
@@ -299,10 +312,12 @@ def test_the_report_has_the_shape_that_is_documented() -> None:
                 "statement": "SELECT 1",
                 "in_transaction": True,
                 "rule": "unreturned",
+                "pool": "main",
             }
         ],
         "leaks": {"collected": 0, "unreturned": 1, "overdue": 0, "threshold": 0},
         "connections": {"opened": 15, "closed": 14, "reclaimed": 1, "abandoned": 0},
+        "pools": [{"pool": "shop", "opened": 15, "closed": 15, "leaks": {"unreturned": 1}}],
         "errors": [],
     }
 
@@ -310,7 +325,7 @@ def test_the_report_has_the_shape_that_is_documented() -> None:
 def test_the_report_is_plain_data() -> None:
     report, _ = shut_down(each_takes(1 / 3), replace(CLEAN, outstanding=(LEAK,), reclaimed=1))
     written = json.loads(json.dumps(report.as_dict()))
-    assert written["seconds"] == 2.0
+    assert written["seconds"] == 2.333333
     assert written["phases"][0] == {"phase": "ANNOUNCING", "seconds": 0.333333}
 
 
@@ -395,7 +410,7 @@ results = st.one_of(
 
 
 @given(
-    st.lists(results, min_size=6, max_size=6),
+    st.lists(results, min_size=7, max_size=7),
     st.integers(0, 3),
     st.tuples(st.integers(3, 9), st.integers(0, 9), st.integers(0, 3)),
     st.booleans(),

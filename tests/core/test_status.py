@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pooldrain.answers import Answer, answer, livez, readyz, to_json
+from pooldrain.in_flight import InFlightRequest
 from pooldrain.leak_rules import LeakRule
 from pooldrain.ledger import Holding
 from pooldrain.phases import Phase
@@ -19,6 +20,7 @@ from pooldrain.problems import (
     POOL_CLOSED,
     POOL_EXHAUSTED,
     REFUSED,
+    Failure,
     method_not_allowed,
     not_found,
     problem,
@@ -65,6 +67,7 @@ def test_the_detail_adds_phase_holders_and_counters() -> None:
                 "statement": None,
                 "in_transaction": None,
                 "rule": None,
+                "pool": "main",
             }
         ],
         "leaks": {"collected": 0, "unreturned": 5},
@@ -123,13 +126,31 @@ def test_a_refusal_says_when_to_come_again_and_closes() -> None:
     )
 
 
-@pytest.mark.parametrize("made", [REFUSED, POOL_CLOSED, CUT], ids=["refused", "pool closed", "cut"])
+@pytest.mark.parametrize("made", [REFUSED, POOL_CLOSED.before], ids=["refused", "pool closed"])
 def test_what_the_shutdown_turns_away_may_come_again_on_another_connection(made: Answer) -> None:
     assert (made.status, made.close) == (503, True)
     assert ("retry-after", "1") in made.headers
 
 
-@pytest.mark.parametrize("made", [POOL_EXHAUSTED, DATABASE_UNAVAILABLE], ids=["exhausted", "unavailable"])
+FAILURES = {"pool closed": POOL_CLOSED, "exhausted": POOL_EXHAUSTED, "unavailable": DATABASE_UNAVAILABLE}
+
+
+@pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES)
+def test_what_fails_before_the_first_connection_was_not_executed_and_later_that_is_not_known(failure: Failure) -> None:
+    request = InFlightRequest("POST", "/orders", None, 0.0)
+    early = failure.answer(request)
+    request.connected = True
+    late = failure.answer(request)
+    assert (early.status, "retry-after" in dict(early.headers)) == (503, True)
+    assert (late.status, "retry-after" in dict(late.headers)) == (504, False)
+    assert failure.answer(None) == early
+
+
+def test_a_request_that_was_cut_may_have_been_executed_and_nobody_is_asked_to_send_it_again() -> None:
+    assert (CUT.status, CUT.close, "retry-after" in dict(CUT.headers)) == (504, True, False)
+
+
+@pytest.mark.parametrize("made", [POOL_EXHAUSTED.before, DATABASE_UNAVAILABLE.before], ids=["exhausted", "unavailable"])
 def test_what_a_running_service_cannot_do_now_may_come_again_on_the_same_connection(made: Answer) -> None:
     assert (made.status, made.close) == (503, False)
     assert ("retry-after", "1") in made.headers

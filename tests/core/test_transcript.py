@@ -113,6 +113,7 @@ def test_an_event_carries_holdings_and_numbers_as_plain_data() -> None:
     assert sample(transcript.PoolClosing).as_dict() == {
         "event": "pool_closing",
         "pool_status": {"pool_size": 10, "checkedout": 5, "overflow": 0, "idle": 5},
+        "pool": "text",
     }
 
 

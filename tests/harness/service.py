@@ -167,6 +167,15 @@ class Launcher:
         colour = backend.module.removeprefix("pooldrain_")
         return self.start(backend, "--app", f"{module}:create_{colour}", *options)
 
+    def start_users(
+        self, backend: Backend, app: str, directory: Path, *options: str, url: str | None = None
+    ) -> Service:
+        """Start a service with an application that knows nothing of us: it finds its database in DATABASE_URL."""
+        named = (app, "--app-dir", str(directory))
+        service = self.prepare(backend, *named, *options, url=url, variable="DATABASE_URL")
+        self.enter(service)
+        return service
+
     def start_all(
         self, backends: Sequence[Backend], *options: str, url: Callable[[Backend], str] | None = None
     ) -> list[Service]:
@@ -186,13 +195,17 @@ class Launcher:
         eventually(lambda: service.process._popen is not None, "the process runs")
         return service
 
-    def prepare(self, backend: Backend, *options: str, url: str | None = None) -> Service:
+    def prepare(
+        self, backend: Backend, *options: str, url: str | None = None, variable: str = "POOLDRAIN_DATABASE_URL"
+    ) -> Service:
         """A service that is not started yet."""
         self._number += 1
         directory = self._directory / f"{self._number}-{backend.name}"
         directory.mkdir()
         url = url or self._url
-        return Service(backend, backend.process(url, directory, *options), directory, url, self._stack)
+        return Service(
+            backend, backend.process(url, directory, *options, variable=variable), directory, url, self._stack
+        )
 
     def enter(self, service: Service) -> None:
         """Start a prepared service."""

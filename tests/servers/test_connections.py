@@ -166,7 +166,7 @@ def test_a_body_that_never_ends_is_cut_at_the_drain_timeout_and_delays_nobody(
     assert (answer.status, answer.closes) == (201, True)
     assert answer.at - released < DELIVERY
     cut = endless.answer()
-    assert (cut.status, cut.closes) == (503, True)
+    assert (cut.status, cut.closes) == (504, True)
     ended = service.ended()
     assert ended.code == 3
     assert ended.at - signalled < 0.8 + LINGER

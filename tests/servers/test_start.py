@@ -116,8 +116,18 @@ def test_a_start_that_hangs_ends_within_the_grace_period_once_it_is_told_to(
 ) -> None:
     (tmp_path / "hanging_start.py").write_text(HANGS, "utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    timeouts = ("--drain-timeout", "0.5", "--cancel-timeout", "0.2", "--dispose-timeout", "0.3", "--linger", "0")
-    grace_period = 1.0
+    timeouts: tuple[str, ...] = (
+        "--drain-timeout",
+        "0.5",
+        "--cancel-timeout",
+        "0.2",
+        "--dispose-timeout",
+        "0.3",
+        "--linger",
+        "0",
+    )
+    timeouts = (*timeouts, "--teardown-timeout", "0.1")
+    grace_period = 1.1
     every = []
     for backend in EVERY_WAY:
         colour = "sync" if backend.module == "pooldrain_sync" else "async"

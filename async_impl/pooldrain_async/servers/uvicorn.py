@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.lifespan.on import LifespanOn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
@@ -52,6 +53,7 @@ from pooldrain.runtime.startup import Ground
 from pooldrain.shutdown import ShutdownReport, Stop
 from pooldrain.transcript import Listening
 from pooldrain_async.assembly import build
+from pooldrain_async.loops import new_loop
 from pooldrain_async.middleware import send_answer
 from pooldrain_async.runner import Runner
 
@@ -199,12 +201,16 @@ class DrainProtocol(HttpToolsProtocol):
         transport.set_write_buffer_limits(0)  # so that writing is paused as long as anything is buffered
         super().connection_made(LingeringTransport(transport, self.loop))  # type: ignore[arg-type]  # see above
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        assert isinstance(cycle, DrainCycle)
+    def attend(self, cycle: DrainCycle) -> None:
+        """A request begins to be served."""
         cycle.connection = self
         scope: dict[str, Any] = cycle.scope  # type: ignore[assignment]  # with a key of our own
         scope[CLIENT] = cycle
         self._serving = cycle
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        assert isinstance(cycle, DrainCycle)
+        self.attend(cycle)
         # As uvicorn's own (without its opt-in workaround), but kept for the gate.
         cycle.task = task = self.loop.create_task(cycle.run_asgi(app))
         task.add_done_callback(self.tasks.discard)
@@ -283,6 +289,19 @@ class DrainProtocol(HttpToolsProtocol):
         if transport.is_closing():
             return False
         return has_arrived(transport.get_extra_info("socket").fileno())
+
+
+async def _run_asgi(cycle: DrainCycle, app: ASGI3Application) -> None:
+    """What stands for `_start_asgi_task` with a uvicorn that has none: the cycle's task tells us itself."""
+    connection = getattr(cycle.on_response, "__self__", None)
+    assert isinstance(connection, DrainProtocol), "the method that is called is a connection's"
+    connection.attend(cycle)
+    cycle.task = asyncio.current_task()
+    await RequestResponseCycle.run_asgi(cycle, app)
+
+
+if not hasattr(HttpToolsProtocol, "_start_asgi_task"):
+    setattr(DrainCycle, "run_asgi", _run_asgi)  # noqa: B010 - not for the versions that type checkers see
 
 
 class UvicornServer(uvicorn.Server):
@@ -374,8 +393,6 @@ class UvicornServer(uvicorn.Server):
         self._accept_all()
         await self._until_quiet(step.deadline, step.limit)
         await self._close_all()
-        with suppress(TimeoutError):  # an application that does not end must not keep the process
-            await asyncio.wait_for(self.lifespan.shutdown(), max(0.0, step.limit - time.monotonic()))
 
     async def _shut_down(self) -> ShutdownReport:
         try:
@@ -389,12 +406,19 @@ class UvicornServer(uvicorn.Server):
         await self.lifespan.startup()
         if self.lifespan.should_exit:
             raise StartupError("the application's lifespan did not start; the log says why")
+        self._runner.on_shutdown(self._end_lifespan)
         try:
             self._listener.listen(BACKLOG)
         except OSError as error:
             raise cannot_listen(self._listening.host, self._listening.port, error) from error
         self._listener.setblocking(False)
         self._accept_again()
+
+    async def _end_lifespan(self) -> None:
+        """The application's lifespan ends, before anything else of its teardown."""
+        await self.lifespan.shutdown()
+        if isinstance(self.lifespan, LifespanOn) and self.lifespan.shutdown_failed:
+            raise RuntimeError("the application's lifespan did not end; the log says why")
 
     def broken(self, error: BaseException) -> None:
         """The loop, or a part of the server, has failed: tell it, and end in order, with what still works."""
@@ -538,7 +562,7 @@ async def _wait_while(busy: Any, changed: asyncio.Event, deadline: float) -> Non
 def serve(ground: Ground) -> int:
     """Serve from this process until a signal has led to the end; the exit code. Raises StartupError."""
     # Not asyncio.run: it would wait for tasks that swallow their cancellation.
-    loop = asyncio.new_event_loop()
+    loop = new_loop(ground.settings.loop)
     return ground.finish(serve_to_end(loop, loop.run_until_complete(_open(ground))))
 
 

@@ -175,10 +175,11 @@ def _record_requests(bench: Bench, case: str, name: str, result: LoadResult, sig
     """What became of the requests; answers and refusals since the signal only, before it there is nothing to see."""
     since = replace(result, exchanges=[e for e in result.exchanges if e.ended_at > signal_at])
     _record(bench, case, name, "lost", "requests", result.count(Outcome.LOST))
-    _record(bench, case, name, "refused", "requests", since.count(Outcome.REFUSED))
-    _record(bench, case, name, "answered", "requests", since.count(Outcome.ANSWERED))
+    cut = since.statuses.get(504, 0)  # told that it was, which is no answer that anybody has asked for
+    _record(bench, case, name, "refused", "requests", since.count(Outcome.REFUSED) + cut)
+    _record(bench, case, name, "answered", "requests", since.count(Outcome.ANSWERED) - cut)
     for status, number in sorted(since.statuses.items()):
-        if status != 503 and not 200 <= status < 300:
+        if status not in (503, 504) and not 200 <= status < 300:
             bench.recorder.note(Point(case, name, "answered", "requests"), f"status {status}: {number}")
     if result.clients > 1:
         _record(bench, case, name, "lost on kept connections", "requests", result.count(Outcome.LOST, Mode.KEEP_ALIVE))

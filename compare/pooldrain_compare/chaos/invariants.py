@@ -33,7 +33,7 @@ HARD_EXIT = 128  # exit codes from here on are signals
 # Of a process that ends while it starts: it could not, or was told to; before it has handlers, by the signal itself.
 _NOT_STARTED = (1, -signal.SIGINT, -signal.SIGTERM, HARD_EXIT + signal.SIGINT, HARD_EXIT + signal.SIGTERM)
 # Answers that are given before the database is asked for anything.
-_NOT_STORED = frozenset(problem_detail(answer.body) for answer in (REFUSED, POOL_CLOSED, POOL_EXHAUSTED))
+_NOT_STORED = frozenset(problem_detail(answer.body) for answer in (REFUSED, POOL_CLOSED.before, POOL_EXHAUSTED.before))
 
 Broken = Iterator[str]
 

@@ -16,6 +16,11 @@ from pooldrain_compare.harness.servers import BACKENDS
 NO_FAULT = "none"
 FAULT_NAMES = (NO_FAULT, *(fault.name for fault in FAULTS))
 HUNG_MS = 600_000  # a query that outlasts everything
+# The demo, with an engine that the application makes itself.
+_APPS = {
+    "pooldrain_sync": "pooldrain_compare.parity.app.threads",
+    "pooldrain_async": "pooldrain_compare.parity.app.loop",
+}
 READS = ("/", "/db-test", "/orders/count")
 
 Workload = Callable[[int], Iterator[Request]]
@@ -60,6 +65,7 @@ def draw(seed: int, number: int) -> Plan:
         announce_period=dice.choice((0.0, 0.0, 0.0, 0.2)),
         drain_timeout=round(dice.uniform(0.2, 1.0), 2),
         cancel_timeout=dice.choice((0.4, 0.8)),
+        teardown_timeout=0.2,
         dispose_timeout=dice.choice((0.4, 0.8)),
     )
     pool_size = dice.randint(1, 5)
@@ -67,6 +73,7 @@ def draw(seed: int, number: int) -> Plan:
         "--announce-period": policy.announce_period,
         "--drain-timeout": policy.drain_timeout,
         "--cancel-timeout": policy.cancel_timeout,
+        "--teardown-timeout": policy.teardown_timeout,
         "--dispose-timeout": policy.dispose_timeout,
         "--pool-size": pool_size,
         "--max-overflow": dice.randint(0, 3),
@@ -81,22 +88,28 @@ def draw(seed: int, number: int) -> Plan:
         signals.append((round(signals[-1][0] + dice.uniform(0.02, 1.0), 3), dice.choice(("SIGTERM", "SIGINT"))))
     noisy = random.Random(f"{seed}/{number}/noise")  # noqa: S311 - the same trial every time, and what was drawn before
     noise = () if early else tuple(_noise(noisy, first) for _ in range(noisy.choice((0, 0, 1, 2))))
+    extra = random.Random(f"{seed}/{number}/adopted")  # noqa: S311 - as above
+    server = dice.choice(tuple(BACKENDS))
+    adopts = extra.random() < 0.3  # an engine of the application's own, beside ours
+    application = ("--app", f"{_APPS[BACKENDS[server].module]}:create_adopted") if adopts else ()
     return Plan(
         seed=seed,
         number=number,
-        server=dice.choice(tuple(BACKENDS)),
+        server=server,
         early=early,
         settled=dice.random() < 0.8,
         options=(
             *(str(word) for pair in options.items() for word in pair),
             *(["--no-pre-ping"] * (dice.random() < 0.2)),
+            *application,
         ),
         grace_period=policy.needed,
         clients=dice.randint(2, 10),
         hung=dice.choice((0, 0, 1, 2)),
         leaks=tuple(
             dice.choice(("/db-test-leak", "/db-test-leak?collect=1")) for _ in range(dice.choice((0, 0, 0, 1, 2)))
-        ),
+        )
+        + ("/second-leak",) * (adopts and extra.random() < 0.5),
         rude=tuple(dice.sample(tuple(MANNERS), dice.choice((0, 0, 1, 2)))),
         fault=dice.choice(FAULT_NAMES),
         fault_at=round(max(0.0, first + dice.uniform(-0.5, 0.8)), 3),

@@ -17,7 +17,7 @@ from pooldrain_compare.demo import tutorial
 from pooldrain_compare.demo.observe import DemoRun
 from pooldrain_compare.harness.load import Outcome
 
-PHASES = ("ANNOUNCING", "DRAINING", "CANCELLING", "RECLAIMING", "DISPOSING", "STOPPING")
+PHASES = ("ANNOUNCING", "DRAINING", "CANCELLING", "TEARDOWN", "RECLAIMING", "DISPOSING", "STOPPING")
 # Events of single requests, checkouts and connections: how many there are is the load's doing.
 _BY_CHANCE = (
     *("request_admitted", "request_refused", "request_finished"),

@@ -41,6 +41,8 @@ ACTIONS = {
     "closing": "closing a connection goes well, raises or hangs from now on; which",
     "probe": "somebody asks for /readyz and /pool-status; nothing",
 }
+# What a function of the application's end may do.
+ENDINGS = ("query", "hold", "write", "fail")
 SERVER_STEPS = ("drain", "cancel", "stop")
 CLOSING = ("well", "raises", "hangs")
 DRIVERS = ("psycopg", "sqlite")
@@ -64,6 +66,7 @@ class FuzzScenario:
     driver: str = "psycopg"  # how the drivers can be cancelled and ended
     engines: int = 1
     failing: tuple[str, ...] = ()  # steps of the server that raise
+    ending: tuple[str, ...] = ()  # operations of the application's end
     script: tuple[Action, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
@@ -75,7 +78,9 @@ class FuzzScenario:
             changed = {key: value for key, value in given[name].items() if value != default[name][key]}
             if changed:
                 kept[name] = changed
-        kept |= {name: given[name] for name in ("driver", "engines", "failing") if given[name] != default[name]}
+        kept |= {
+            name: given[name] for name in ("driver", "engines", "failing", "ending") if given[name] != default[name]
+        }
         return {**kept, "script": [[action.name, action.argument] for action in self.script]}
 
     @classmethod
@@ -88,6 +93,7 @@ class FuzzScenario:
             driver=data.get("driver", "psycopg"),
             engines=data.get("engines", 1),
             failing=tuple(data.get("failing", ())),
+            ending=tuple(data.get("ending", ())),
             script=tuple(_action(*line) for line in data["script"]),
         )
 

@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.types import Message, Receive, Scope, Send
 
+from pooldrain.demo import STATUS_PATH
 from pooldrain.errors import describe_error
 from pooldrain.ledger import hold_as
 from pooldrain.shutdown import ShutdownReport, Stop
@@ -28,6 +29,7 @@ from pooldrain_compare.fuzz.fuzz_scenario import FuzzScenario
 from pooldrain_compare.fuzz.simulated_database import Session, lost, serve_tasks
 from pooldrain_compare.fuzz.world import (
     BACKGROUND,
+    ENDING,
     FIRST_HALF,
     HOLD,
     HOLD_DEAF,
@@ -44,6 +46,7 @@ from pooldrain_compare.fuzz.world import (
     done,
     path_of,
     request_id,
+    told_alike,
     uncounted,
 )
 
@@ -221,6 +224,13 @@ class Program:
         task.add_done_callback(self._reports.discard)
         await self.rest(number)
 
+    async def end(self) -> None:
+        for operation in self._world.scenario.ending:
+            try:
+                await getattr(self, operation)(ENDING)
+            except Exception as error:  # noqa: BLE001 - its text may name lines of this file
+                raise RuntimeError(type(error).__name__) from None
+
     async def fail(self, number: int) -> None:
         async with self._engine.connect() as connection:
             await connection.execute(SELECT)
@@ -281,6 +291,9 @@ class LoopStage:
         for pool in self.runner.pools:
             serve_tasks(self.world.database, pool.engine.sync_engine, self._program.wait_for)
         self._app = GateMiddleware(self._program, self.runner)
+        self.runner.answer_always(STATUS_PATH)
+        if scenario.ending:
+            self.runner.on_shutdown(told_alike(self._program.end))
         self.pools: Sequence[TrackedPool] = self.runner.pools
 
     def open(self) -> None:

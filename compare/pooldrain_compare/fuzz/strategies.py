@@ -12,7 +12,15 @@ from typing import Any
 from hypothesis import strategies as st
 
 from pooldrain.policy import LeakPolicy, PoolPolicy, ShutdownPolicy
-from pooldrain_compare.fuzz.fuzz_scenario import CLOSING, DRIVERS, OPERATIONS, SERVER_STEPS, Action, FuzzScenario
+from pooldrain_compare.fuzz.fuzz_scenario import (
+    CLOSING,
+    DRIVERS,
+    ENDINGS,
+    OPERATIONS,
+    SERVER_STEPS,
+    Action,
+    FuzzScenario,
+)
 
 MOST_AT_FIRST, MOST_BEFORE, MOST_IN_A_PHASE = 4, 10, 3  # requests, then actions before the signal and after it
 MOST_OPERATIONS = 3
@@ -48,6 +56,7 @@ _shutdowns = st.builds(
     announce_period=st.sampled_from((0.0, 3.7)),
     drain_timeout=st.sampled_from((30.9, 5.9, 0.0)),
     cancel_timeout=st.sampled_from((5.3, 1.9)),
+    teardown_timeout=st.just(8.9),
     dispose_timeout=st.just(10.7),
     linger=st.just(0.05),
 )
@@ -71,7 +80,14 @@ _ARGUMENTS: dict[str, st.SearchStrategy[Any]] = {
 }
 _RARE = ("leave", "return", "refuse", "slow", "kill", "closing", "probe")
 _TROUBLE = (Action("closing", "hangs"), Action("slow", True), Action("closing", "raises"), Action("refuse", True))
-_LONG = ("ANNOUNCING", "DRAINING", "CANCELLING", "RECLAIMING", "DISPOSING")  # phases in which more can happen
+_LONG = (
+    "ANNOUNCING",
+    "DRAINING",
+    "CANCELLING",
+    "TEARDOWN",
+    "RECLAIMING",
+    "DISPOSING",
+)  # phases in which more can happen
 
 
 def _program(operations: list[str]) -> tuple[str, ...]:
@@ -124,6 +140,7 @@ def scenarios() -> st.SearchStrategy[FuzzScenario]:
         shutdown=_shutdowns,
         driver=st.sampled_from(DRIVERS),
         engines=st.integers(1, 2),
+        ending=st.just(()) | st.just(()) | st.lists(st.sampled_from(ENDINGS), min_size=1, max_size=2).map(tuple),
         failing=st.sampled_from((*[()] * 12, *[(step,) for step in SERVER_STEPS])),
         script=_scripts(),
     )

@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 import pooldrain_sync.bounded
 import pooldrain_sync.runner
+from pooldrain.demo import STATUS_PATH
 from pooldrain.errors import describe_error
 from pooldrain.gate import CLOSE_CONNECTION
 from pooldrain.ledger import hold_as
@@ -28,6 +29,7 @@ from pooldrain_compare.fuzz.simulated_database import Session, lost, serve_threa
 from pooldrain_compare.fuzz.turns import Modules, Thread, Turns, replaced
 from pooldrain_compare.fuzz.world import (
     BACKGROUND,
+    ENDING,
     FIRST_HALF,
     HOLD,
     HOLD_DEAF,
@@ -43,6 +45,7 @@ from pooldrain_compare.fuzz.world import (
     done,
     path_of,
     request_id,
+    told_alike,
     uncounted,
 )
 from pooldrain_sync.middleware import GateMiddleware, send
@@ -188,6 +191,13 @@ class Program:
         Thread(self._turns, run).start()
         self.rest(number)
 
+    def end(self) -> None:
+        for operation in self._world.scenario.ending:
+            try:
+                getattr(self, operation)(ENDING)
+            except Exception as error:  # noqa: BLE001 - its text may name lines of this file
+                raise RuntimeError(type(error).__name__) from None
+
     def fail(self, number: int) -> None:
         with self._engine.connect() as connection:
             connection.execute(SELECT)
@@ -255,6 +265,9 @@ class ThreadStage:
         for pool in self.runner.pools:
             serve_threads(self.world.database, pool.engine, self._program.wait_for)
         self._app = GateMiddleware(self._program, self.runner)
+        self.runner.answer_always(STATUS_PATH)
+        if scenario.ending:
+            self.runner.on_shutdown(told_alike(self._program.end))
         self.pools: Sequence[TrackedPool] = self.runner.pools
 
     def open(self) -> None:

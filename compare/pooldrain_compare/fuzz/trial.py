@@ -120,15 +120,16 @@ def violations(seen: Played) -> list[str]:
 
 
 def _too_late(transcript: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Checkouts from pools that are closed to them: since the drain timed out, at the latest since RECLAIMING.
+    """Checkouts from pools that are closed to them: to requests since the drain timed out, to all since RECLAIMING.
 
     The checker has to be more lenient: in a real process a checkout and the closing of its pool may meet.
     """
-    closed = False
+    closed = closed_to_requests = False
     for record in transcript:
         event = record["event"]
-        closed = closed or event == "pool_closing" or (event == "drain_ended" and not record["complete"])
-        if closed and event == "checkout":
+        closed = closed or event == "pool_closing"
+        closed_to_requests = closed_to_requests or (event == "drain_ended" and not record["complete"])
+        if event == "checkout" and (closed or (closed_to_requests and record["request"] is not None)):
             yield record
 
 

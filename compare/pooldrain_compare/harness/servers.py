@@ -37,11 +37,17 @@ class Backend:
         return directory / f"{self.name}.transcript.jsonl"
 
     def process(
-        self, url: str, directory: Path, *options: str, observed: bool = True, awaited: bool = True
+        self,
+        url: str,
+        directory: Path,
+        *options: str,
+        observed: bool = True,
+        awaited: bool = True,
+        variable: str = "POOLDRAIN_DATABASE_URL",
     ) -> ServerProcess:
         """A process that is not started yet; `observed` ones write a report and a transcript into `directory`.
 
-        `awaited`: starting it means waiting until it accepts.
+        `awaited`: starting it means waiting until it accepts. `variable`: what of its environment has the URL.
         """
         report, transcript = self.report(directory), self.transcript(directory)
         for left in (report, transcript):  # of an earlier run: a transcript is appended to
@@ -56,7 +62,7 @@ class Backend:
                 *options,
             ),
             log=directory / f"{self.name}.log",
-            environment={"POOLDRAIN_DATABASE_URL": url},  # not an option: a command line shows passwords to everybody
+            environment={variable: url},  # not an option: a command line shows passwords to everybody
             awaited=awaited,
         )
 

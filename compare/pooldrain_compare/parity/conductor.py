@@ -18,8 +18,9 @@ from typing import Any
 
 import psycopg
 
-from pooldrain.gate import UNCOUNTED_PATHS
+from pooldrain.demo import STATUS_PATH
 from pooldrain.phases import Phase
+from pooldrain.probes import Probes
 from pooldrain_compare.harness.faults.catalogue import BY_NAME, Place
 from pooldrain_compare.harness.http import MalformedResponseError, ResponseReader
 from pooldrain_compare.harness.processes import (
@@ -397,7 +398,7 @@ class _Player:
 
 def _counted(step: s.Start) -> bool:
     """Whether the gate counts this request, so that it has events."""
-    return step.target.partition("?")[0] not in UNCOUNTED_PATHS
+    return step.target.partition("?")[0] not in Probes(others=frozenset({STATUS_PATH, routes.WORKER_PATH})).uncounted
 
 
 def _await_end(pid: int, timeout: float) -> bool:
@@ -416,9 +417,7 @@ def _await_end(pid: int, timeout: float) -> bool:
 
 def _ask_worker(wire: Wire) -> int:
     wire.socket.settimeout(BOUND)
-    wire.socket.sendall(
-        f"GET {routes.WORKER_PATH}?{routes.WORKER_QUERY} HTTP/1.1\r\nHost: {wire.host}\r\n\r\n".encode("ascii")
-    )
+    wire.socket.sendall(f"GET {routes.WORKER_PATH} HTTP/1.1\r\nHost: {wire.host}\r\n\r\n".encode("ascii"))
     reader = ResponseReader()
     while not reader.complete:
         data = wire.socket.recv(65536)

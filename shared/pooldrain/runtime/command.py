@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 from pooldrain.runtime.process.missing import require_posix
 
 if TYPE_CHECKING:
+    from pooldrain.runtime.options.settings import Settings
     from pooldrain.runtime.process.signals import SignalWatch
     from pooldrain.servers import Backend
 
@@ -32,11 +33,36 @@ def run_backend(backend: Backend) -> NoReturn:
 
 def _run(backend: Backend, watch: SignalWatch) -> int:
     from pooldrain.runtime.options.settings import load_settings
+
+    arguments = sys.argv[1:]
+    settings = load_settings(backend, arguments, os.environ)
+    if settings.print_config:
+        sys.stdout.write(settings.describe())
+        return 0
+    if settings.check_config:
+        return _check(settings)
+    if settings.reload:
+        from pooldrain.runtime.reload import serve_and_reload
+
+        return serve_and_reload(backend, arguments, settings, watch)
+    from pooldrain.runtime.process.versions import require_version
     from pooldrain.runtime.startup import prepare
     from pooldrain.servers import SERVERS
 
-    ground = prepare(load_settings(backend, sys.argv[1:], os.environ), watch)
-    spec = SERVERS[ground.settings.server]
+    spec = SERVERS[settings.server]
+    for package in {spec.name, *(["gunicorn"] if settings.needs_master else [])}:
+        require_version(package)
+    ground = prepare(settings, watch)
     module = import_module(spec.several if spec.several and ground.settings.needs_master else spec.module)
     code: int = module.serve(ground)
     return code
+
+
+def _check(settings: Settings) -> int:
+    """The options are right; whether the application can be imported."""
+    if settings.app is not None:
+        from pooldrain.runtime.options.application import load_application
+
+        load_application(settings.app, settings.backend, factory=settings.factory, directory=settings.app_dir)
+    sys.stdout.write(f"{settings.service}: the configuration is in order\n")
+    return 0

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from pooldrain.runtime.embedded import EmbeddedDatabase
 from pooldrain.runtime.listener import bind_socket, keep_from_children
+from pooldrain.runtime.options.application import takes_runner
 from pooldrain.runtime.options.settings import Settings
 from pooldrain.runtime.output.logging import configure_logging
 from pooldrain.runtime.output.report import write_report
@@ -24,7 +25,7 @@ class Ground:
     """What a backend stands on."""
 
     settings: Settings
-    url: DatabaseUrl
+    url: DatabaseUrl | None  # None: the service has no pool of its own
     watch: SignalWatch
 
     def bind(self) -> socket.socket:
@@ -52,11 +53,18 @@ class Ground:
 
 
 def prepare(settings: Settings, watch: SignalWatch) -> Ground:
-    """Set up the log, start the embedded database if no other is named.
+    """Set up the log, start the embedded database if a pool of our own is wanted and no other is named.
 
-    The embedded database is stopped by the process's exit, which `watch` keeps in order. Raises
-    ConfigurationError or StartupError.
+    An application that makes its engines itself needs neither. The embedded database is stopped by the process's exit,
+    which `watch` keeps in order. Raises ConfigurationError or StartupError.
     """
     configure_logging(settings.log_format, settings.log_level)
-    url = settings.database_url or DatabaseUrl.parse(EmbeddedDatabase().start())
+    url = settings.database_url
+    if url is None and _wants_pool(settings):
+        url = DatabaseUrl.parse(EmbeddedDatabase().start())
     return Ground(settings, url, watch)
+
+
+def _wants_pool(settings: Settings) -> bool:
+    """Whether the service has a pool of its own: the demo has, and a factory that takes the runner."""
+    return settings.app is None or takes_runner(settings.app, settings.factory, settings.app_dir)

@@ -9,14 +9,12 @@ from typing import Any
 import greenlet
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 
-from pooldrain.sqla.pool import ClosablePool
+from pooldrain.sqla.pool import Closable, ClosablePool
 from pooldrain.sqla.queues import ClosableAsyncQueue
 
 
-class ClosableAsyncQueuePool(ClosablePool, AsyncAdaptedQueuePool):
-    """For asyncio."""
-
-    _queue_class = ClosableAsyncQueue
+class OnLoop(Closable):
+    """The layer's half that belongs to asyncio."""
 
     @staticmethod
     def _caller_frame() -> FrameType | None:
@@ -36,7 +34,17 @@ class ClosableAsyncQueuePool(ClosablePool, AsyncAdaptedQueuePool):
     def discard_collected(record: ConnectionPoolEntry, connection: Any) -> bool:
         """Nothing may be awaited inside a garbage collection: end the driver's connection as it stands."""
         driver = getattr(connection, "driver_connection", None)
-        if (pgconn := getattr(driver, "pgconn", None)) is None:
+        if (pgconn := getattr(driver, "pgconn", None)) is not None:
+            pgconn.finish()
+            return True
+        stop = getattr(driver, "stop", None)  # aiosqlite's, whose adapter cannot end it in older versions
+        if stop is None or hasattr(connection, "terminate"):
             return False
-        pgconn.finish()
+        stop()
         return True
+
+
+class ClosableAsyncQueuePool(OnLoop, ClosablePool, AsyncAdaptedQueuePool):
+    """For asyncio."""
+
+    _queue_class = ClosableAsyncQueue

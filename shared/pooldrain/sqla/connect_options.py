@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from sqlalchemy import Engine
+
 from pooldrain.policy import PoolPolicy
 from pooldrain.sqla.database_url import DatabaseUrl
 
@@ -44,6 +46,41 @@ def connect_options(url: DatabaseUrl, policy: PoolPolicy, service: str) -> Calla
     return do_connect
 
 
+def fill_in_options(engine: Engine, policy: PoolPolicy, service: str) -> Callable[..., None]:
+    """A listener for `do_connect` of an engine that an application has made.
+
+    It fills in what the application has left open, and only what concerns the client, or what a connection pooler
+    takes: no start-up parameter but the application's name.
+    """
+    driver = engine.dialect.driver
+
+    def do_connect(dialect: Any, record: Any, cargs: Any, cparams: dict[str, Any]) -> None:
+        if cargs:  # a connection string of the dialect's own: what it leaves open is not known
+            return
+        name = f"pooldrain:{service}:{os.getpid()}"
+        if driver in ("psycopg", "psycopg_async", "psycopg2") and engine.dialect.name == "postgresql":
+            # libpq's own way to leave the last word to others, PGAPPNAME included.
+            cparams.setdefault("fallback_application_name", name)
+            if "PGCONNECT_TIMEOUT" not in os.environ:
+                cparams.setdefault("connect_timeout", max(1, round(policy.connect_timeout)))
+            if policy.tcp_timeout is not None:
+                _keep_alive(cparams, policy.tcp_timeout)
+        elif driver == "asyncpg":
+            cparams["server_settings"] = {"application_name": name, **(cparams.get("server_settings") or {})}
+            cparams.setdefault("timeout", policy.connect_timeout)
+
+    return do_connect
+
+
+def _keep_alive(cparams: dict[str, Any], timeout: float) -> int:
+    """Have our end notice within `timeout` seconds that the other is gone; the seconds between two keepalives."""
+    probe = max(1, round(timeout / (PROBES + 1)))
+    for name, value in (("idle", probe), ("interval", probe), ("count", PROBES)):
+        cparams.setdefault(f"keepalives_{name}", value)
+    cparams.setdefault("tcp_user_timeout", round(timeout * 1000))
+    return probe
+
+
 def _notice_silence(cparams: dict[str, Any], timeout: float) -> None:
     """Have both ends notice within `timeout` seconds that the other is gone; what the URL says comes first.
 
@@ -51,11 +88,8 @@ def _notice_silence(cparams: dict[str, Any], timeout: float) -> None:
     process that was killed end, and with them their queries and their locks.
     Sources: libpq, "Parameter Key Words"; PostgreSQL, "Connections and Authentication", TCP settings.
     """
-    probe = max(1, round(timeout / (PROBES + 1)))
-    for name, value in (("idle", probe), ("interval", probe), ("count", PROBES)):
-        cparams.setdefault(f"keepalives_{name}", value)
+    probe = _keep_alive(cparams, timeout)
     milliseconds = round(timeout * 1000)
-    cparams.setdefault("tcp_user_timeout", milliseconds)
     check = round(min(CLIENT_CHECK, timeout) * 1000)
     settings = {
         "tcp_keepalives_idle": probe,

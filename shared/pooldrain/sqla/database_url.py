@@ -36,7 +36,7 @@ class DatabaseUrl:
     Its text forms are masked; only `sync_url` and `async_url` carry the password.
     """
 
-    dialect: Dialect
+    dialect: str  # a Dialect, but for an engine that an application has made
     _url: URL  # without a driver: each backend adds its own
 
     @classmethod
@@ -57,6 +57,11 @@ class DatabaseUrl:
         else:
             _check_sqlite(url)
         return cls(dialect, url)
+
+    @classmethod
+    def of_engine(cls, url: URL) -> DatabaseUrl:
+        """Of an engine that an application has made: any database, through any driver. Only its text forms serve."""
+        return cls(url.get_backend_name(), url)
 
     @property
     def sync_url(self) -> URL:

@@ -1,4 +1,4 @@
-"""The closable pools.
+"""The closable pools: a layer over any pool of SQLAlchemy's, and the queue pools, whose waiters it can wake.
 
 What SQLAlchemy's pools do at a shutdown, and these do not: `dispose()` closes only what is checked in and
 at once opens a fresh pool, so late checkouts succeed and blocked waiters sleep out their timeout, then open
@@ -6,7 +6,8 @@ a *new* connection; and the counts go negative. Here, once closed:
 1. a checkout raises PoolClosed at once, and waiters are woken with it;
 2. a connection that comes back is closed, not pooled;
 3. `recreate()` (what `Engine.dispose()` calls) gives a pool that is closed as well;
-4. the counts stay true.
+4. the counts stay true;
+5. a request that was cancelled gets no connection any more, while the pool is still open to others.
 
 This module patches internals of SQLAlchemy 2.1's QueuePool (`_do_get`, `_return_conn`, `_do_return_conn`,
 `_close_connection`, `_should_wrap_creator`, `_queue_class`) and reads those of its records (`fairy_ref`).
@@ -19,10 +20,16 @@ import weakref
 from types import FrameType
 from typing import Any, Protocol
 
+from sqlalchemy import Engine
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection, QueuePool
+from sqlalchemy.pool import ConnectionPoolEntry, Pool, PoolProxiedConnection, QueuePool
+from sqlalchemy.pool.base import _ConnectionRecord
 
 from pooldrain.errors import PoolClosed
+from pooldrain.in_flight import CURRENT_REQUEST, InFlightRequest
+from pooldrain.ledger import CURRENT_HOLDER
+from pooldrain.problems import DATABASE_UNAVAILABLE, POOL_CLOSED, POOL_EXHAUSTED, Failure
+from pooldrain.sqla.drivers import is_busy, is_usable_here
 from pooldrain.sqla.queues import ClosableAsyncQueue, ClosableQueue, QueueClosed
 from pooldrain.stacks import RawStack, StackWalker
 from pooldrain.status import PoolStatus
@@ -45,6 +52,17 @@ class Tracker(Protocol):
     def closed_one(self, connection: Any) -> None:
         """A connection is closed."""
 
+    def listen_to_statements(self, engine: Engine) -> None:
+        """Another engine works on the same pool."""
+
+    def books(self) -> tuple[int, int]:
+        """How many connections are open, and how many of them checked out."""
+        ...
+
+    def idle_records(self) -> list[ConnectionPoolEntry]:
+        """The records of the connections that are open and not checked out."""
+        ...
+
     def timed_out(self, numbers: PoolStatus, waiting: int) -> tuple[str, ...]:
         """Somebody has waited in vain, `waiting` others still wait; who has the connections, in words."""
         ...
@@ -61,22 +79,59 @@ class PoolExhausted(PoolTimeout):
         self.holders = holders
 
 
-class _Lifetime:
+FAILURE = "pooldrain_failure"  # where an exception says which failure it tells of
+
+
+def mark(error: BaseException, failure: Failure) -> None:
+    """Have an exception that is about to be raised say what it tells of, to the gate that may see it escape."""
+    setattr(error, FAILURE, failure)
+    _note(failure)
+
+
+def _note(failure: Failure) -> None:
+    """Remember on the request what it is about to hear: its framework may make a page of its own of it."""
+    request = CURRENT_REQUEST.get()
+    if request is not None:
+        request.failure = failure
+
+
+def let_go(record: ConnectionPoolEntry) -> None:
+    """Have a record forget its connection, which is closed, or ended, by other means than its own."""
+    assert isinstance(record, _ConnectionRecord), "the only records that there are"
+    record.dbapi_connection = None
+
+
+def was_cancelled(request: InFlightRequest) -> bool:
+    """Whether the shutdown has cancelled it. What works under a name works for that, and not for the request."""
+    return request.cancelled and CURRENT_HOLDER.get() is None
+
+
+class Lifetime:
     """What the generations of a pool share: `Engine.dispose()` replaces the pool object, not the pool."""
 
     def __init__(self) -> None:
         self.closed = False
         self.tracker: Tracker | None = None
-        self.generations: weakref.WeakSet[ClosablePool] = weakref.WeakSet()
+        self.generations: weakref.WeakSet[Closable] = weakref.WeakSet()
+
+    def close(self) -> None:
+        """Refuse checkouts from now on and wake who waits for one. Closes no connection."""
+        self.closed = True
+        for pool in list(self.generations):
+            pool.shut()
+
+    def turn_away(self) -> None:
+        """Wake who waits for a connection, with PoolClosed; who comes later may get one."""
+        for pool in list(self.generations):
+            pool.turn_away()
 
 
-class ClosablePool(QueuePool):
-    """QueuePool with the four properties at the head of this module. Use one of its two subclasses."""
+class Closable(Pool):
+    """The layer: any pool with the properties at the head of this module. To be mixed in front of one."""
 
-    _sqla_logger_namespace = "sqlalchemy.pool.pooldrain"  # SQLAlchemy's records stay with SQLAlchemy's loggers
-    _pool: ClosableQueue | ClosableAsyncQueue
+    _lifetime: Lifetime
 
-    # What differs between the colours, beside the queue.
+    # What differs between the colours.
 
     @staticmethod
     def _caller_frame() -> FrameType | None:
@@ -95,14 +150,20 @@ class ClosablePool(QueuePool):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._pools_returned = True  # whether what comes back is kept
-        self._join(_Lifetime())
+        self.join(Lifetime())
 
-    def _join(self, lifetime: _Lifetime) -> None:
+    def join(self, lifetime: Lifetime) -> None:
+        """Be a generation of `lifetime`: closed if that is."""
+        self._pools_returned = True  # whether what comes back is kept
         self._lifetime = lifetime
         lifetime.generations.add(self)
         if lifetime.closed:
-            self.close()
+            self.shut()
+
+    @property
+    def lifetime(self) -> Lifetime:
+        """What it shares with the pools before and after it."""
+        return self._lifetime
 
     @property
     def closed(self) -> bool:
@@ -115,29 +176,130 @@ class ClosablePool(QueuePool):
 
     def close(self) -> None:
         """Refuse checkouts from now on and wake who waits for one. Closes no connection."""
-        self._lifetime.closed = True
-        for pool in list(self._lifetime.generations):
-            pool._pools_returned = False
-            pool._pool.close()
+        self._lifetime.close()
+
+    def shut(self) -> None:
+        """The same for this generation alone."""
+        self._pools_returned = False
+
+    def turn_away(self) -> None:
+        """Wake who waits for a connection, with PoolClosed; where nobody waits, nobody."""
 
     def disown(self) -> None:
         """In a forked child: have nothing to do any more with this generation, whose locks others may have held."""
         self._lifetime.generations = weakref.WeakSet()
 
     def connect(self) -> PoolProxiedConnection:
-        """Check a connection out. Raises PoolClosed once closed."""
-        if (tracker := self._lifetime.tracker) is None:
+        """Check a connection out. Raises PoolClosed once closed, and to a request that was cancelled."""
+        lifetime = self._lifetime
+        request = CURRENT_REQUEST.get()
+        if lifetime.closed or (request is not None and was_cancelled(request)):
+            raise self._pool_closed(waiting=False)
+        if (tracker := lifetime.tracker) is None:
             proxy = super().connect()
         else:
             # Before the checkout: one that waits may come back without its caller's frames.
             caller = tracker.walker.capture(self._caller_frame())
             proxy = super().connect()
-            if not self._lifetime.closed:  # or nobody gets it, and there is nothing to tell of
-                tracker.checked_out(proxy, caller, self._worker())
-        if self._lifetime.closed:  # while the connection was being opened or tested; asked last, so that none slips by
+            if not (self._lifetime.closed or (request is not None and was_cancelled(request))):
+                tracker.checked_out(proxy, caller, self._worker())  # else nobody gets it, and there is nothing to tell
+        # While the connection was being opened or tested; asked last, so that none slips by.
+        if self.closed or (request is not None and was_cancelled(request)):
             proxy.close()
             raise self._pool_closed(waiting=True)
         return proxy
+
+    def take_idle(self) -> ConnectionPoolEntry | None:
+        """One idle record, to be discarded; None when there is none."""
+        return next((record for record in self.idle_records() if is_busy(record.driver_connection) is not True), None)
+
+    def idle_records(self) -> list[ConnectionPoolEntry]:
+        """What is open and not checked out."""
+        tracker = self._lifetime.tracker
+        return [] if tracker is None else tracker.idle_records()
+
+    def discard(self, record: ConnectionPoolEntry) -> None:
+        """Close a record's connection and forget it. Raises what the driver raises."""
+        connection = record.dbapi_connection
+        if is_usable_here(record.driver_connection):
+            record.close()
+        else:  # it ends with the last reference to it, in whichever thread
+            let_go(record)
+        if (tracker := self._lifetime.tracker) is not None:
+            tracker.closed_one(connection)
+
+    def numbers(self) -> PoolStatus:
+        """The pool's numbers. It keeps none by a number of its own."""
+        tracker = self._lifetime.tracker
+        opened, out = (0, 0) if tracker is None else tracker.books()
+        return PoolStatus(pool_size=0, checkedout=out, overflow=0, idle=max(0, opened - out))
+
+    def recreate(self) -> Any:
+        """A fresh pool of the same lifetime: closed if this one is."""
+        fresh = super().recreate()
+        assert isinstance(fresh, Closable), "made by its own class"
+        fresh.join(self._lifetime)
+        return fresh
+
+    def _should_wrap_creator(self, creator: Any) -> Any:
+        opening = super()._should_wrap_creator(creator)
+
+        def open_unless_closed(record: ConnectionPoolEntry) -> Any:
+            # A connection that fails its test would be replaced, even now.
+            request = CURRENT_REQUEST.get()
+            if self._lifetime.closed or (request is not None and was_cancelled(request)):
+                raise self._pool_closed(waiting=True)
+            try:
+                return opening(record)
+            except OSError as error:  # as asyncpg says that the database is out of reach; others' errors are DBAPI's
+                mark(error, DATABASE_UNAVAILABLE)
+                raise
+
+        return open_unless_closed
+
+    def _close_connection(self, connection: Any, *, terminate: bool = False) -> None:
+        super()._close_connection(connection, terminate=terminate)
+        if (tracker := self._lifetime.tracker) is not None:
+            tracker.closed_one(connection)  # not by the event, which comes before a close that may hang
+
+    def _return_conn(self, record: ConnectionPoolEntry) -> None:
+        if (tracker := self._lifetime.tracker) is not None:
+            tracker.checked_in(record)
+        self._do_return_conn(record)
+
+    def _pool_closed(self, *, waiting: bool) -> PoolClosed:
+        _note(POOL_CLOSED)
+        numbers = self.numbers()
+        return PoolClosed(pool_size=numbers.pool_size, checkedout=numbers.checkedout, waiting=waiting)
+
+
+class Unqueued(Closable):
+    """The layer's half for pools that keep no queue: nobody waits for them, and what they keep is their own affair."""
+
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        super()._do_return_conn(record)
+        if not self._pools_returned and record.dbapi_connection is not None:
+            self.discard(record)
+
+
+class ClosablePool(Closable, QueuePool):
+    """QueuePool with the layer. Use one of its two subclasses."""
+
+    _sqla_logger_namespace = "sqlalchemy.pool.pooldrain"  # SQLAlchemy's records stay with SQLAlchemy's loggers
+    _pool: ClosableQueue | ClosableAsyncQueue
+
+    def make_queue(self, maxsize: int, *, use_lifo: bool) -> Any:
+        """A queue of this colour."""
+        return self._queue_class(maxsize, use_lifo=use_lifo)
+
+    def shut(self) -> None:
+        """Refuse checkouts, and wake who waits for one."""
+        super().shut()
+        self._pool.close()
+
+    def turn_away(self) -> None:
+        """Wake who waits for a connection, with PoolClosed."""
+        self._pool.turn_away()
 
     def take_idle(self) -> ConnectionPoolEntry | None:
         """One idle record, taken out of the pool to be discarded; None when there is none."""
@@ -169,58 +331,27 @@ class ClosablePool(QueuePool):
         while (record := self.take_idle()) is not None:
             self.discard(record)
 
-    def recreate(self) -> ClosablePool:
-        """A fresh pool of the same lifetime: closed if this one is."""
-        fresh = super().recreate()
-        assert isinstance(fresh, ClosablePool)
-        fresh._join(self._lifetime)
-        return fresh
-
-    def _should_wrap_creator(self, creator: Any) -> Any:
-        opening = super()._should_wrap_creator(creator)
-
-        def open_unless_closed(record: ConnectionPoolEntry) -> Any:
-            if self._lifetime.closed:  # a connection that fails its test would be replaced, even now
-                raise self._pool_closed(waiting=True)
-            return opening(record)
-
-        return open_unless_closed
-
     def _do_get(self) -> ConnectionPoolEntry:
         try:
-            return QueuePool._do_get(self)
+            return super()._do_get()
         except QueueClosed as closed:
             raise self._pool_closed(waiting=closed.waited) from None
         except PoolTimeout as error:
             numbers, waiting = self.numbers(), self._pool.waiting
             tracker = self._lifetime.tracker
             holders = () if tracker is None else tracker.timed_out(numbers, waiting)
+            _note(POOL_EXHAUSTED)
             raise PoolExhausted(str(error.args[0]), numbers, waiting, holders) from None
-
-    def _close_connection(self, connection: Any, *, terminate: bool = False) -> None:
-        QueuePool._close_connection(self, connection, terminate=terminate)
-        if (tracker := self._lifetime.tracker) is not None:
-            tracker.closed_one(connection)  # not by the event, which comes before a close that may hang
-
-    def _return_conn(self, record: ConnectionPoolEntry) -> None:
-        if (tracker := self._lifetime.tracker) is not None:
-            tracker.checked_in(record)
-        self._do_return_conn(record)
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
         if self._pools_returned:
-            QueuePool._do_return_conn(self, record)
+            super()._do_return_conn(record)
         else:
             self.discard(record)
 
-    def _pool_closed(self, *, waiting: bool) -> PoolClosed:
-        return PoolClosed(pool_size=self.size(), checkedout=self.checkedout(), waiting=waiting)
 
-
-class ClosableQueuePool(ClosablePool):
-    """For threads."""
-
-    _queue_class = ClosableQueue
+class Threaded(Closable):
+    """The layer's half that belongs to threads."""
 
     _caller_frame = staticmethod(sys._getframe)
 
@@ -233,3 +364,9 @@ class ClosableQueuePool(ClosablePool):
         """Close it, instead of pooling it again as SQLAlchemy would."""
         record.invalidate()
         return False
+
+
+class ClosableQueuePool(Threaded, ClosablePool):
+    """For threads."""
+
+    _queue_class = ClosableQueue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
+from collections.abc import Callable
 
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import await_only
@@ -12,7 +13,7 @@ from sqlalchemy.util import queue as sqla_queue
 
 
 class QueueClosed(Exception):
-    """The queue is closed; a getter may have `waited` for it. Never leaves the pool."""
+    """The queue is closed, to this getter at least; it may have `waited` for it. Never leaves the pool."""
 
     def __init__(self, *, waited: bool) -> None:
         super().__init__()
@@ -27,6 +28,7 @@ class ClosableQueue(sqla_queue.Queue[ConnectionPoolEntry]):
 
     closed = False
     _waiting = 0
+    _turned_away = 0  # how often that was done
 
     def put(self, item: ConnectionPoolEntry, block: bool = True, timeout: float | None = None) -> None:
         """Put without waiting; raises Full."""
@@ -50,12 +52,13 @@ class ClosableQueue(sqla_queue.Queue[ConnectionPoolEntry]):
 
     def _wait(self, timeout: float | None) -> None:
         """Wait, with the mutex held, for an item; raises Empty or QueueClosed."""
+        turn = self._turned_away
         self._waiting += 1
         try:
-            arrived = self.not_empty.wait_for(lambda: self.closed or self.queue, timeout)
+            arrived = self.not_empty.wait_for(lambda: self.closed or self._turned_away > turn or self.queue, timeout)
         finally:
             self._waiting -= 1
-        if self.closed:
+        if self.closed or self._turned_away > turn:
             raise QueueClosed(waited=True)
         if not arrived:
             raise sqla_queue.Empty
@@ -76,6 +79,12 @@ class ClosableQueue(sqla_queue.Queue[ConnectionPoolEntry]):
             self.closed = True
             self.not_empty.notify_all()
 
+    def turn_away(self) -> None:
+        """Wake every getter, which gets nothing; who comes later may."""
+        with self.mutex:
+            self._turned_away += 1
+            self.not_empty.notify_all()
+
     def items(self) -> list[ConnectionPoolEntry]:
         """What is in the queue."""
         with self.mutex:
@@ -93,6 +102,7 @@ class ClosableAsyncQueue(sqla_queue.QueueCommon[ConnectionPoolEntry]):
         self.maxsize = maxsize
         self.use_lifo = use_lifo
         self.closed = False
+        self._turned_away = 0  # how often that was done
         self._items: deque[ConnectionPoolEntry] = deque()
         self._getters: deque[asyncio.Future[bool]] = deque()
 
@@ -114,7 +124,7 @@ class ClosableAsyncQueue(sqla_queue.QueueCommon[ConnectionPoolEntry]):
             raise sqla_queue.Full
         self._items.append(item)
         if self._getters:
-            self._wake_one_from_anywhere()
+            self._on_their_loop(self._wake_one)
 
     def put(self, item: ConnectionPoolEntry, block: bool = True, timeout: float | None = None) -> None:
         """The pool never waits to put."""
@@ -136,6 +146,7 @@ class ClosableAsyncQueue(sqla_queue.QueueCommon[ConnectionPoolEntry]):
 
     async def _wait(self, timeout: float | None) -> ConnectionPoolEntry:
         loop = asyncio.get_running_loop()
+        turn = self._turned_away
         deadline = None if timeout is None else loop.time() + timeout
         while not self._items:
             getter = loop.create_future()
@@ -153,7 +164,7 @@ class ClosableAsyncQueue(sqla_queue.QueueCommon[ConnectionPoolEntry]):
                     alarm.cancel()
                 with contextlib.suppress(ValueError):  # who was woken is not in it any more
                     self._getters.remove(getter)
-            if self.closed:
+            if self.closed or self._turned_away > turn:
                 raise QueueClosed(waited=True)
             if not woken and not self._items:
                 raise sqla_queue.Empty
@@ -168,16 +179,16 @@ class ClosableAsyncQueue(sqla_queue.QueueCommon[ConnectionPoolEntry]):
         """An item, from a closed queue too; None when there is none."""
         return self._items.popleft() if self._items else None
 
-    def _wake_one_from_anywhere(self) -> None:
+    def _on_their_loop(self, wake: Callable[[], None]) -> None:
         loop = self._getters[0].get_loop()
         try:
             here = asyncio.get_running_loop() is loop
         except RuntimeError:
             here = False
         if here:
-            self._wake_one()
-        else:  # a garbage collection in another thread returns a leaked connection
-            loop.call_soon_threadsafe(self._wake_one)
+            wake()
+        elif not loop.is_closed():  # a garbage collection in another thread returns a leaked connection
+            loop.call_soon_threadsafe(wake)
 
     def _wake_one(self) -> None:
         while self._getters:
@@ -187,6 +198,15 @@ class ClosableAsyncQueue(sqla_queue.QueueCommon[ConnectionPoolEntry]):
     def close(self) -> None:
         """Wake every getter; from now on none gets anything."""
         self.closed = True
+        self.turn_away()
+
+    def turn_away(self) -> None:
+        """Wake every getter, which gets nothing; who comes later may."""
+        self._turned_away += 1
+        if self._getters:
+            self._on_their_loop(self._wake_all)
+
+    def _wake_all(self) -> None:
         while self._getters:
             self._wake_one()
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import sqlalchemy
@@ -17,7 +19,7 @@ from pooldrain.in_flight import Checkout, InFlightRequest
 from pooldrain.ledger import PINNED_LOOK, CheckoutLedger, Holding
 from pooldrain.policy import LeakPolicy, PoolPolicy
 from pooldrain.sqla import forks
-from pooldrain.sqla.connect_options import connect_options
+from pooldrain.sqla.connect_options import connect_options, fill_in_options
 from pooldrain.sqla.database_url import DatabaseUrl
 from pooldrain.sqla.drivers import in_transaction, is_busy, is_executing, shut_down_socket
 from pooldrain.sqla.errors import is_temporary, startup_problem
@@ -28,7 +30,7 @@ from pooldrain.sqla.hooks import (
     dbapi_connection,
     driver_connection,
 )
-from pooldrain.sqla.pool import ClosablePool
+from pooldrain.sqla.pool import Closable, let_go
 from pooldrain.status import PoolStatus
 from pooldrain.transcript import NotReturned, Outstanding, PoolClosing, PoolOpened
 
@@ -39,6 +41,7 @@ class TrackedPool:
     `name` tells it from the others of its service, `skip` has files that are no caller's. `lock` guards the ledger and
     the gate alike, so that a request's end and its checkouts are seen together; on asyncio, too, for a garbage
     collection, and with it the return of a leaked connection, may happen in any thread. `clock`: monotonic seconds.
+    `adopted`: the engine is the application's own, keeps its settings, and may go before its service does.
     """
 
     def __init__(
@@ -54,8 +57,13 @@ class TrackedPool:
         lock: AbstractContextManager[Any],
         clock: Callable[[], float],
         skip: tuple[str, ...] = (),
+        adopted: bool = False,
     ) -> None:
-        self.sync_engine = engine
+        assert isinstance(engine.pool, Closable), "made with a closable pool, or adopted"
+        self._engine: Callable[[], sqlalchemy.Engine | None] = weakref.ref(engine) if adopted else lambda: engine
+        self.lifetime = engine.pool.lifetime
+        self.on_loop = engine.dialect.is_async  # whether its connections belong to an event loop
+        self.adopted = adopted
         self.name = name
         self.url = url
         self.policy = policy
@@ -65,33 +73,71 @@ class TrackedPool:
         self._clock = clock
         self._look_again_at = 0.0  # monotonic seconds
         self.ledger = CheckoutLedger(leaks)
-        self.tracker = PoolTracker(self.ledger, events, lock=lock, clock=clock, skip=skip)
+        self.tracker = PoolTracker(self.ledger, events, lock=lock, clock=clock, skip=skip, pool=name)
         self.tracker.listen(engine)
-        event.listen(engine, "do_connect", connect_options(url, policy, service))
+        options = fill_in_options(engine, policy, service) if adopted else connect_options(url, policy, service)
+        event.listen(engine, "do_connect", options)
         forks.protect(self)
 
     @property
-    def pool(self) -> ClosablePool:
-        """The pool of this moment (`Engine.dispose()` replaces it)."""
-        pool = self.sync_engine.pool
-        assert isinstance(pool, ClosablePool)
+    def sync_engine(self) -> sqlalchemy.Engine:
+        """The engine. Raises LookupError if it was the application's, and is gone."""
+        engine = self._engine()
+        if engine is None:
+            raise LookupError(f"the engine {self.name} is gone")
+        return engine
+
+    @property
+    def pool(self) -> Closable:
+        """The pool of this moment (`Engine.dispose()` replaces it). Raises LookupError if it is gone."""
+        engine = self._engine()
+        pool = next(iter(self.lifetime.generations), None) if engine is None else engine.pool
+        if not isinstance(pool, Closable):
+            raise LookupError(f"the pool of {self.name} is gone")
         return pool
+
+    @property
+    def gone(self) -> bool:
+        """Whether nothing is left of it but its counts."""
+        if self._engine() is not None or self.lifetime.generations:
+            return False
+        return self.tracker.opened == self.tracker.closed and not self.ledger.outstanding
 
     @property
     def status(self) -> PoolStatus:
         """The pool's numbers."""
-        return self.pool.numbers()
+        try:
+            return self.pool.numbers()
+        except LookupError:
+            return PoolStatus(pool_size=0, checkedout=0, overflow=0, idle=0)
 
     def close(self) -> None:
         """Refuse checkouts from now on, and wake who waits for one. Closes no connection."""
-        self.pool.close()
+        self.lifetime.close()
+
+    def take_idle(self) -> tuple[ConnectionPoolEntry, Callable[[], None]] | None:
+        """One idle record of any generation, and what closes it; None when there is none."""
+        for pool in list(self.lifetime.generations):
+            if (record := pool.take_idle()) is not None:
+                return record, partial(pool.discard, record)
+        return None
+
+    def end_from_outside(self, record: ConnectionPoolEntry) -> None:
+        """End a connection whose loop is gone, on which alone it could be closed."""
+        connection, driver = record.dbapi_connection, record.driver_connection
+        if connection is not None and shut_down_socket(driver):
+            let_go(record)
+            self.tracker.closed_one(connection)
 
     def forget(self) -> list[Any]:
         """In a forked child: start anew. Returns what must never be collected there."""
-        pool = self.pool
-        pool.disown()
-        self.sync_engine.dispose(close=False)
-        return [pool, *self.tracker.forget()]
+        engine = self._engine()
+        pools = list(self.lifetime.generations)
+        for pool in pools:
+            pool.disown()
+        if engine is not None:
+            engine.dispose(close=False)
+        return [*pools, *self.tracker.forget()]
 
     def outstanding(self) -> list[Checkout]:
         """Every connection that is checked out, oldest first."""
@@ -103,16 +149,31 @@ class TrackedPool:
         now = self._clock()
         return tuple(self.tracker.describe(checkout, now) for checkout in self.outstanding())
 
-    def drivers(self, requests: Iterable[InFlightRequest]) -> list[Any]:
-        """The drivers' connections that these requests hold from this pool."""
+    def drivers(self, requests: Iterable[InFlightRequest], work: Iterable[Checkout] = ()) -> list[Any]:
+        """The drivers' connections that these requests, and this work outside requests, hold from this pool."""
         with self.lock:
             mine = self.ledger.outstanding
-            held = [c for request in requests for c in request.checkouts if mine.get(c.key) is c]
+            every = [*(c for request in requests for c in request.checkouts), *work]
+            held = [c for c in every if mine.get(c.key) is c]
         return [driver for checkout in held if (driver := driver_connection(checkout)) is not None]
+
+    def working(self) -> list[Checkout]:
+        """The connections that are at work outside requests: named by their holders, or in a transaction.
+
+        One whose driver cannot tell counts as in a transaction once it has run something, as SQLAlchemy begins one.
+        """
+        with self.lock:
+            background = self.ledger.background()
+        return [checkout for checkout in background if checkout.named or _works(checkout)]
+
+    def still_out(self, checkouts: Iterable[Checkout]) -> bool:
+        """Whether any of these has not been returned yet."""
+        with self.lock:
+            return any(self.ledger.outstanding.get(checkout.key) is checkout for checkout in checkouts)
 
     def in_transit(self) -> list[ConnectionPoolEntry]:
         """Open connections that are neither idle nor checked out: being tested, reset or closed by somebody."""
-        idle = self.pool.idle_records()
+        idle = [record for pool in list(self.lifetime.generations) for record in pool.idle_records()]
         with self.lock:
             return [r for r in self.tracker.open_records() if r not in idle and r not in self.ledger.outstanding]
 
@@ -133,12 +194,13 @@ class TrackedPool:
             return True
         return checked_out_proxy(checkout) or False
 
-    def cut_off(self, requests: Iterable[InFlightRequest]) -> int:
-        """End, from outside, the connections on which these requests wait for the database; how many there were.
+    def cut_off(self, requests: Iterable[InFlightRequest], work: Iterable[Checkout] = ()) -> int:
+        """End, from outside, the connections on which these wait for the database; how many there were.
 
         For a database that does not answer: no cancellation reaches it, and what waits for it has to unwind.
         """
-        return sum(shut_down_socket(driver) for driver in self.drivers(requests) if is_busy(driver))
+        drivers = self.drivers(requests, work)
+        return sum(shut_down_socket(driver) for driver in drivers if is_busy(driver) is not False)
 
     def end_in_transit(self) -> int:
         """End, from outside, the connections that somebody is still testing, resetting or closing; how many."""
@@ -195,19 +257,62 @@ class TrackedPool:
         """Tell that the pool is open."""
         status = self.status
         seconds = round(self._clock() - started, 6)
-        self.events.emit(PoolOpened(self.url.masked, status.pool_size, self.policy.max_overflow, status.idle, seconds))
+        self.events.emit(
+            PoolOpened(self.url.masked, status.pool_size, self.policy.max_overflow, status.idle, seconds, self.name)
+        )
 
     def tell_outstanding(self) -> tuple[list[Checkout], tuple[Holding, ...]]:
         """Name every connection that is still out."""
-        self.events.emit(PoolClosing(self.status))
+        self.events.emit(PoolClosing(self.status, self.name))
         now = self._clock()
         checkouts = self.outstanding()
         holdings = tuple(self.tracker.describe(checkout, now) for checkout in checkouts)
         if holdings:
-            self.events.emit(NotReturned(len(holdings)))
+            self.events.emit(NotReturned(len(holdings), self.name))
         for number, holding in enumerate(holdings, 1):
             self.events.emit(Outstanding(number, holding))
         return checkouts, holdings
+
+
+class Adopted(TrackedPool):
+    """The half without a colour of the pool of an engine, of either colour, that an application has made.
+
+    To be mixed in front of a shell's pool. `own_files` are no caller's.
+    """
+
+    own_files: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        engine: sqlalchemy.Engine,
+        name: str,
+        policy: PoolPolicy,
+        leaks: LeakPolicy,
+        events: EventSink,
+        *,
+        service: str,
+        lock: AbstractContextManager[Any],
+        clock: Callable[[], float],
+    ) -> None:
+        TrackedPool.__init__(
+            self,
+            engine,
+            name,
+            url=DatabaseUrl.of_engine(engine.url),
+            policy=policy,
+            leaks=leaks,
+            events=events,
+            service=service,
+            lock=lock,
+            clock=clock,
+            skip=self.own_files,
+            adopted=True,
+        )
+
+
+def _works(checkout: Checkout) -> bool:
+    open_transaction = in_transaction(driver_connection(checkout))
+    return checkout.runs > 0 if open_transaction is None else open_transaction
 
 
 def _idles_in_transaction(driver: Any) -> bool:

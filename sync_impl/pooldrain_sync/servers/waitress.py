@@ -32,7 +32,7 @@ from waitress.utilities import BadRequest
 
 from pooldrain.answers import Answer
 from pooldrain.exit_codes import ExitCode
-from pooldrain.gate import CLIENT, CLOSE_CONNECTION, CURRENT_RESERVATION, UNCOUNTED_PATHS, Reservation
+from pooldrain.gate import CLIENT, CLOSE_CONNECTION, CURRENT_RESERVATION, Reservation
 from pooldrain.in_flight import InFlightRequest
 from pooldrain.problems import CUT, INTERNAL_ERROR, REFUSED, invalid_request
 from pooldrain.runtime.listener import (
@@ -81,8 +81,10 @@ class DrainParser(HTTPRequestParser):
         """Take bytes; how many of them belong to this request."""
         consumed: int = super().received(data)
         waits = self.headers_finished and not self.completed
-        if waits and self.admitted is None and not self._channel.requests and self.path not in UNCOUNTED_PATHS:
-            runner, given_id = self._channel.server.runner, self.headers.get("X_REQUEST_ID")
+        runner = self._channel.server.runner
+        counted = waits and self.path not in runner.probes.uncounted
+        if counted and self.admitted is None and not self._channel.requests:
+            given_id = self.headers.get("X_REQUEST_ID")
             self.admitted = runner.admit(self.method, readable(self.path), given_id)
             if self.admitted is None:
                 self.complete_with(REFUSED)
@@ -346,7 +348,7 @@ class DrainServer(TcpWSGIServer):
         self.runner = runner
         self._refusing = ThreadedTaskDispatcher()
         # A thread for each probe's path, from its first one on: they are answered whatever the others do.
-        self._probes = {path: ThreadedTaskDispatcher() for path in UNCOUNTED_PATHS}
+        self._probes = {path: ThreadedTaskDispatcher() for path in runner.probes.uncounted}
         dispatcher = ThreadedTaskDispatcher()
         dispatcher.set_thread_count(threads)
         adjustments = Adjustments(
@@ -397,7 +399,7 @@ class DrainServer(TcpWSGIServer):
             if reservation is not None:
                 self.runner.release(reservation)
             if channel.requests[0].admitted is not None:
-                channel.requests[0].complete_with(CUT)
+                channel.requests[0].complete_with(REFUSED)  # the application has not seen it
             self.add_task(channel)
 
     def maintenance(self, now: float) -> None:

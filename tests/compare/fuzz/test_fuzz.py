@@ -29,6 +29,7 @@ from pooldrain.shutdown import (
     Stop,
     shutdown_sequence,
 )
+from pooldrain.sqla.pool import ClosableQueuePool
 from pooldrain_async.pool import Pool as AsyncPool
 from pooldrain_async.runner import Runner as AsyncRunner
 from pooldrain_compare.cli import run
@@ -53,6 +54,7 @@ EVERYTHING = FuzzScenario(
     driver="sqlite",
     engines=2,
     failing=("stop",),
+    ending=("query", "write"),
     script=(
         Action("start", ("query", "hold")),
         Action("start", ("write",)),
@@ -137,11 +139,11 @@ def leak_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(AsyncRunner, "end", forgiving)
 
 
-def pool_left_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    def close(self: SyncPool) -> None:
+def waiters_left_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    def turn_away(self: ClosableQueuePool) -> None:
         pass
 
-    monkeypatch.setattr(SyncPool, "close", close)
+    monkeypatch.setattr(ClosableQueuePool, "turn_away", turn_away)
 
 
 def statement_not_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +181,7 @@ def exit_code_changed(monkeypatch: pytest.MonkeyPatch) -> None:
         other_header,
         connection_left_open,
         leak_not_counted,
-        pool_left_open,
+        waiters_left_waiting,
         statement_not_cancelled,
         connection_not_reclaimed,
         request_not_given_up,

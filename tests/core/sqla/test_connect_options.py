@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from contextlib import suppress
@@ -9,9 +10,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sqlalchemy import create_engine
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from pooldrain.policy import PoolPolicy
-from pooldrain.sqla.connect_options import connect_options
+from pooldrain.sqla.connect_options import connect_options, fill_in_options
 from pooldrain.sqla.database_url import DatabaseUrl
 from pooldrain.sqla.tracked_pool import TrackedPool
 
@@ -101,3 +104,46 @@ def test_of_what_is_in_transit_only_what_somebody_waits_for_is_ended(busy: bool)
     assert closed == ([driver] if busy else [])
     driver.ours.close()
     driver.theirs.close()
+
+
+# -- engines that an application has made
+
+
+def filled_in(url: str, *arguments: Any, **given: Any) -> dict[str, Any]:
+    """What the driver of an application's engine is told, when the application says what is `given`."""
+    engine = create_async_engine(url).sync_engine if "asyncpg" in url else create_engine(url)
+    parameters = dict(given)
+    fill_in_options(engine, PoolPolicy(), "service")(None, None, list(arguments), parameters)
+    return parameters
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+def test_what_an_application_has_left_open_is_filled_in_and_nothing_that_a_pooler_refuses(driver: str) -> None:
+    parameters = filled_in(f"postgresql+{driver}://host/name")
+    assert parameters["fallback_application_name"] == f"pooldrain:service:{os.getpid()}"
+    assert parameters["connect_timeout"] == 5
+    assert parameters["keepalives_idle"] == 5
+    assert not {"options", "application_name"} & set(parameters)
+
+
+def test_what_an_application_has_chosen_stays() -> None:
+    theirs = {"connect_timeout": 60, "application_name": "shop", "keepalives_idle": 1, "tcp_user_timeout": 9}
+    assert theirs.items() <= filled_in("postgresql+psycopg://host/name", **theirs).items()
+
+
+def test_what_the_environment_says_of_the_connecting_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGCONNECT_TIMEOUT", "60")
+    assert "connect_timeout" not in filled_in("postgresql+psycopg://host/name")
+
+
+def test_asyncpg_is_told_in_its_own_words() -> None:
+    parameters = filled_in("postgresql+asyncpg://host/name", server_settings={"jit": "off"})
+    assert parameters["server_settings"] == {"jit": "off", "application_name": f"pooldrain:service:{os.getpid()}"}
+    assert parameters["timeout"] == 5.0
+    mine = filled_in("postgresql+asyncpg://host/name", server_settings={"application_name": "shop"}, timeout=60)
+    assert (mine["server_settings"], mine["timeout"]) == ({"application_name": "shop"}, 60)
+
+
+def test_a_driver_that_takes_a_string_of_its_own_is_left_alone() -> None:
+    assert filled_in("postgresql+psycopg://host/name", "dbname=name") == {}
+    assert filled_in("sqlite:///a.db") == {}

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from pooldrain.sqla.drivers import in_transaction, is_busy, is_executing, shut_down_socket
+from pooldrain.sqla.drivers import (
+    cancellation,
+    in_transaction,
+    is_busy,
+    is_executing,
+    is_usable_here,
+    limits,
+    shut_down_socket,
+)
 
 
 class Refusing:
@@ -65,5 +75,48 @@ def test_a_driver_that_cannot_answer_breaks_nothing(name: str) -> None:
     driver = UNABLE[name]
     assert in_transaction(driver) is None
     assert is_executing(driver) is None
-    assert is_busy(driver) is False
+    assert is_busy(driver) is None
     assert shut_down_socket(driver) is False
+
+
+# -- what is done to them
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2", "asyncpg", "pysqlite", "aiosqlite"])
+def test_nothing_has_to_be_said_of_a_driver_that_we_know(driver: str) -> None:
+    assert limits(driver) == ""
+
+
+def test_of_another_it_is_said_what_may_not_be_possible() -> None:
+    assert "may not be cancelled" in limits("pymysql")
+
+
+@pytest.mark.parametrize("method", ["cancel_safe", "interrupt", "cancel"])
+def test_a_driver_that_we_do_not_know_is_cancelled_in_one_of_the_usual_ways(method: str) -> None:
+    called: list[str] = []
+
+    def cancelling(**given: object) -> None:
+        called.append(method)
+
+    assert cancellation(SimpleNamespace(**{method: cancelling}), 1.0) is None
+    assert called == [method]
+
+
+def test_a_statement_of_sqlite_is_interrupted_from_another_thread() -> None:
+    connection = sqlite3.connect(":memory:", check_same_thread=False)
+    with closing(connection), ThreadPoolExecutor(1) as thread:
+        endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
+        running = thread.submit(connection.execute, endless)
+        while not running.done():
+            cancellation(connection, 1.0)
+        assert isinstance(running.exception(), sqlite3.OperationalError)
+
+
+def test_a_connection_of_sqlite_may_belong_to_one_thread() -> None:
+    with ThreadPoolExecutor(1) as thread:
+        theirs = thread.submit(sqlite3.connect, ":memory:").result()
+        assert not is_usable_here(theirs)
+        thread.submit(theirs.close).result()
+    with closing(sqlite3.connect(":memory:")) as ours:
+        assert is_usable_here(ours)
+    assert is_usable_here(object())

@@ -8,14 +8,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import suppress
+from contextvars import Context, copy_context
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 from sqlalchemy import event, text
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.util import await_only
 from starlette.background import BackgroundTask
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -25,7 +26,6 @@ from pooldrain.ledger import hold_as
 from pooldrain.phases import Phase
 from pooldrain_async.app import create_app as create_demo
 from pooldrain_async.middleware import send_answer
-from pooldrain_async.pool import Pool
 from pooldrain_async.runner import Runner
 from pooldrain_compare.parity.app import routes
 from pooldrain_compare.parity.app.routes import Given
@@ -34,12 +34,12 @@ from pooldrain_compare.parity.app.routes import Given
 class Scenarios:
     """The routes, one method each."""
 
-    def __init__(self, runner: Runner, second: Pool | None) -> None:
+    def __init__(self, runner: Runner, second: AsyncEngine | None) -> None:
         self._engine = runner.pool.engine
         self._second = second
         self._wait = text(routes.wait_statement(runner.pool.url.dialect))
         self._kept: list[AsyncConnection] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
         if runner.pool.url.dialect == "sqlite":
             event.listen(self._engine.sync_engine, "connect", routes.add_wait_function)
 
@@ -128,10 +128,36 @@ class Scenarios:
             with hold_as(routes.BACKGROUND_NAME):
                 await self.hold(given)
 
-        task = asyncio.create_task(report())
+        self._leave(report(), copy_context())
+        return routes.done("background")
+
+    async def nightly(self, given: Given) -> Answer:
+        async def report() -> None:
+            with hold_as(routes.BACKGROUND_NAME):
+                await self.reserve(given)
+
+        self._leave(report(), copy_context())
+        return routes.done("nightly")
+
+    async def outside(self, given: Given) -> Answer:
+        self._leave(self.reserve(given), Context())  # as a thread has: it knows no request
+        return routes.done("outside")
+
+    async def listener(self, given: Given) -> Answer:
+        async def listen() -> None:
+            connection = await self._engine.connect()
+            await connection.execute(text(routes.SELECT_ONE))
+            await connection.commit()
+            self._kept.append(connection)
+            await self._wait_at(given)
+
+        self._leave(listen(), Context())
+        return routes.done("listener")
+
+    def _leave(self, work: Coroutine[Any, Any, object], context: Context) -> None:
+        task = asyncio.create_task(work, context=context)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return routes.done("background")
 
     async def after_response(self, given: Given) -> Response:
         response = _response(routes.done("after response"))
@@ -158,14 +184,14 @@ class Scenarios:
     async def second(self, given: Given) -> Answer:
         if self._second is None:
             return routes.missing("/second")
-        async with self._second.engine.connect() as connection:
+        async with self._second.connect() as connection:
             await connection.execute(self._wait, {"latch": given.number})
         return routes.done("second")
 
     async def second_leak(self, given: Given) -> Answer:
         if self._second is None:
             return routes.missing("/second-leak")
-        connection = await self._second.engine.connect()
+        connection = await self._second.connect()
         await connection.execute(text(routes.SELECT_ONE))
         self._kept.append(connection)
         return routes.done("second leak")
@@ -187,10 +213,21 @@ async def wait_at(name: str) -> None:
             await writer.wait_closed()
 
 
-def create_app(runner: Runner, second: Pool | None = None) -> ASGIApp:
+def create_app(runner: Runner, second: AsyncEngine | None = None) -> ASGIApp:
     """The demo's routes and the scenarios'."""
     app = create_demo(runner)
     assert isinstance(app, FastAPI)
+    return _with_scenarios(app, runner, second)
+
+
+def create_plain(runner: Runner) -> ASGIApp:
+    """The scenarios' routes in an application that handles no error: what it lets through, pooldrain explains."""
+    create_demo(runner)  # which makes its table
+    return _with_scenarios(FastAPI(docs_url=None, redoc_url=None, openapi_url=None), runner)
+
+
+def _with_scenarios(app: FastAPI, runner: Runner, second: AsyncEngine | None = None) -> ASGIApp:
+    runner.answer_always(routes.WORKER_PATH)
     scenarios = Scenarios(runner, second)
     for path, name, methods in routes.ROUTES:
         app.router.add_route(path, _responding(getattr(scenarios, name)), methods=list(methods))
@@ -236,7 +273,47 @@ def create_slow_stop(runner: Runner) -> ASGIApp:
 def create_with_second_engine(runner: Runner) -> ASGIApp:
     """The same, with a second engine to the same database."""
     second = runner.add_pool(runner.pool.url, routes.SECOND_POOL, routes.SECOND_LEAKS)
-    return create_app(runner, second)
+    return create_app(runner, second.engine)
+
+
+def create_adopted(runner: Runner) -> ASGIApp:
+    """The same, with a second engine that the application makes itself, as if it knew of no runner."""
+    made = create_async_engine(
+        runner.pool.url.async_url, pool_size=2, max_overflow=0, pool_pre_ping=True, logging_name=routes.ADOPTED
+    )
+    return create_app(runner, made)
+
+
+def create_quick_teardown(runner: Runner) -> ASGIApp:
+    """The same; at its end it writes a row."""
+
+    async def write() -> None:
+        async with runner.pool.engine.begin() as connection:
+            await connection.execute(text(routes.INSERT), {"id": routes.AT_SHUTDOWN})
+
+    runner.on_shutdown(routes.told_alike(write))
+    return create_app(runner)
+
+
+def create_slow_teardown(runner: Runner) -> ASGIApp:
+    """The same; its end waits at a latch."""
+
+    async def end() -> None:
+        await wait_at(routes.TEARDOWN_LATCH)
+
+    runner.on_shutdown(routes.told_alike(end))
+    return create_app(runner)
+
+
+def create_failing_teardown(runner: Runner) -> ASGIApp:
+    """The same; a function of its end raises, and another one writes."""
+
+    async def failing() -> None:
+        raise routes.failure()
+
+    app = create_quick_teardown(runner)
+    runner.on_shutdown(routes.told_alike(failing))
+    return app
 
 
 def _responding(handler: Callable[[Given], Awaitable[Answer | Response]]) -> Callable[[Request], Awaitable[Response]]:
@@ -254,7 +331,7 @@ def _response(answer: Answer) -> Response:
 def _telling_worker(app: ASGIApp) -> ASGIApp:
     async def telling(scope: Scope, receive: Receive, send: Send) -> None:
         asked = scope["type"] == "http" and scope["path"] == routes.WORKER_PATH
-        if asked and scope["query_string"] == routes.WORKER_QUERY.encode():
+        if asked:
             await send_answer(routes.worker_answer(), send)
             return
         await app(scope, receive, send)

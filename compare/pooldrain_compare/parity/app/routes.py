@@ -12,16 +12,17 @@ import os
 import socket
 import zlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from pooldrain import demo
 from pooldrain.answers import Answer, answer
 from pooldrain.policy import LeakPolicy, PoolPolicy
 from pooldrain.problems import problem
 
+Function = TypeVar("Function", bound=Callable[[], object])
+
 LATCHES_VARIABLE = "SCENARIO_LATCHES"  # HOST:PORT of the suite's listener
-WORKER_PATH = "/livez"  # asked with WORKER_QUERY it tells the pid; never counted, so asking leaves no trace
-WORKER_QUERY = "worker"
+WORKER_PATH = "/which-worker"  # tells the pid; never counted, so asking leaves no trace
 
 # Path, name of the handler in both applications, methods; beside the demo's own routes.
 ROUTES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
@@ -35,6 +36,9 @@ ROUTES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("/short", "short", ("GET",)),  # its body is shorter than its Content-Length says
     ("/long", "long", ("GET",)),  # longer
     ("/background", "background", ("GET",)),  # leaves a task behind that holds a connection until the latch opens
+    ("/nightly", "nightly", ("GET",)),  # leaves a named task behind: a transaction that writes, at the query latch
+    ("/outside", "outside", ("GET",)),  # leaves nameless work behind: a transaction that writes, at the query latch
+    ("/listener", "listener", ("GET",)),  # leaves a connection behind that is held, and in no transaction
     ("/after-response", "after_response", ("GET",)),  # the same, as a part of the request after its answer
     ("/after-query", "after_query", ("GET",)),  # the same, in a statement, until the query latch opens
     ("/keep", "keep", ("GET",)),  # answers without returning its connection
@@ -46,6 +50,9 @@ ROUTES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("/second-leak", "second_leak", ("GET",)),  # leaks a connection of the second engine
 )
 
+ADOPTED = "shop"  # what the application calls the engine that it makes itself
+AT_SHUTDOWN = "shutdown"  # id of the row that a quick teardown writes
+
 FIRST_HALF, SECOND_HALF = b"first half\n", b"second half\n"
 ANNOUNCED = len(FIRST_HALF) + 1  # bytes that /short and /long announce
 STREAM_TYPE = "text/plain; charset=utf-8"
@@ -56,7 +63,7 @@ SELECT_ONE = demo.SELECT_ONE
 INSERT = "INSERT INTO orders (id, item, quantity) VALUES (:id, 'reserved', 1)"
 
 # Latches of the factories that slow down the start or the end.
-START_LATCH, CLOSE_LATCH, STOP_LATCH = "start", "close", "stop"
+START_LATCH, CLOSE_LATCH, TEARDOWN_LATCH, STOP_LATCH = "start", "close", "teardown", "stop"
 
 # The second engine's pool, when there is one.
 SECOND_POOL = PoolPolicy(pool_size=2, max_overflow=0, min_idle=1)
@@ -142,6 +149,12 @@ class Given:
     def row(self) -> dict[str, str]:
         """Parameters of INSERT."""
         return {"id": self.id}
+
+
+def told_alike(function: Function) -> Function:
+    """`function`, of a module that is told by the same name in both applications."""
+    function.__module__ = "scenarios"
+    return function
 
 
 def done(what: str) -> Answer:

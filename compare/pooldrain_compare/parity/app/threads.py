@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Response, request
-from sqlalchemy import Connection, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, text
 
 from pooldrain.answers import Answer
 from pooldrain.ledger import hold_as
@@ -22,7 +22,6 @@ from pooldrain_compare.parity.app import routes
 from pooldrain_compare.parity.app.routes import Given, wait_at
 from pooldrain_sync.app import create_app as create_demo
 from pooldrain_sync.middleware import send
-from pooldrain_sync.pool import Pool
 from pooldrain_sync.runner import Runner
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 class Scenarios:
     """The routes, one method each."""
 
-    def __init__(self, runner: Runner, second: Pool | None) -> None:
+    def __init__(self, runner: Runner, second: Engine | None) -> None:
         self._engine = runner.pool.engine
         self._second = second
         self._wait = text(routes.wait_statement(runner.pool.url.dialect))
@@ -126,6 +125,29 @@ class Scenarios:
         threading.Thread(target=report, daemon=True).start()
         return routes.done("background")
 
+    def nightly(self, given: Given) -> Answer:
+        def report() -> None:
+            with hold_as(routes.BACKGROUND_NAME):
+                self.reserve(given)
+
+        threading.Thread(target=report, daemon=True).start()
+        return routes.done("nightly")
+
+    def outside(self, given: Given) -> Answer:
+        threading.Thread(target=self.reserve, args=(given,), daemon=True).start()
+        return routes.done("outside")
+
+    def listener(self, given: Given) -> Answer:
+        def listen() -> None:
+            connection = self._engine.connect()
+            connection.execute(text(routes.SELECT_ONE))
+            connection.commit()
+            self._kept.append(connection)
+            self._wait_at(given)
+
+        threading.Thread(target=listen, daemon=True).start()
+        return routes.done("listener")
+
     def after_response(self, given: Given) -> Response:
         response = _response(routes.done("after response"))
         response.call_on_close(lambda: self.hold(given))
@@ -151,14 +173,14 @@ class Scenarios:
     def second(self, given: Given) -> Answer:
         if self._second is None:
             return routes.missing("/second")
-        with self._second.engine.connect() as connection:
+        with self._second.connect() as connection:
             connection.execute(self._wait, {"latch": given.number})
         return routes.done("second")
 
     def second_leak(self, given: Given) -> Answer:
         if self._second is None:
             return routes.missing("/second-leak")
-        connection = self._second.engine.connect()
+        connection = self._second.connect()
         connection.execute(text(routes.SELECT_ONE))
         self._kept.append(connection)
         return routes.done("second leak")
@@ -168,9 +190,19 @@ class Scenarios:
             wait_at(given.latch)
 
 
-def create_app(runner: Runner, second: Pool | None = None) -> WSGIApplication:
+def create_app(runner: Runner, second: Engine | None = None) -> WSGIApplication:
     """The demo's routes and the scenarios'."""
-    app = create_demo(runner)
+    return _with_scenarios(create_demo(runner), runner, second)
+
+
+def create_plain(runner: Runner) -> WSGIApplication:
+    """The scenarios' routes in an application that handles no error: what it lets through, pooldrain explains."""
+    create_demo(runner)  # which makes its table
+    return _with_scenarios(Flask("plain", static_folder=None), runner)
+
+
+def _with_scenarios(app: Flask, runner: Runner, second: Engine | None = None) -> WSGIApplication:
+    runner.answer_always(routes.WORKER_PATH)
     scenarios = Scenarios(runner, second)
     for path, name, methods in routes.ROUTES:
         handler = _responding(getattr(scenarios, name))
@@ -217,7 +249,47 @@ def create_slow_stop(runner: Runner) -> WSGIApplication:
 def create_with_second_engine(runner: Runner) -> WSGIApplication:
     """The same, with a second engine to the same database."""
     second = runner.add_pool(runner.pool.url, routes.SECOND_POOL, routes.SECOND_LEAKS)
-    return create_app(runner, second)
+    return create_app(runner, second.engine)
+
+
+def create_adopted(runner: Runner) -> WSGIApplication:
+    """The same, with a second engine that the application makes itself, as if it knew of no runner."""
+    made = create_engine(
+        runner.pool.url.sync_url, pool_size=2, max_overflow=0, pool_pre_ping=True, logging_name=routes.ADOPTED
+    )
+    return create_app(runner, made)
+
+
+def create_quick_teardown(runner: Runner) -> WSGIApplication:
+    """The same; at its end it writes a row."""
+
+    def write() -> None:
+        with runner.pool.engine.begin() as connection:
+            connection.execute(text(routes.INSERT), {"id": routes.AT_SHUTDOWN})
+
+    runner.on_shutdown(routes.told_alike(write))
+    return create_app(runner)
+
+
+def create_slow_teardown(runner: Runner) -> WSGIApplication:
+    """The same; its end waits at a latch."""
+
+    def end() -> None:
+        wait_at(routes.TEARDOWN_LATCH)
+
+    runner.on_shutdown(routes.told_alike(end))
+    return create_app(runner)
+
+
+def create_failing_teardown(runner: Runner) -> WSGIApplication:
+    """The same; a function of its end raises, and another one writes."""
+
+    def failing() -> None:
+        raise routes.failure()
+
+    app = create_quick_teardown(runner)
+    runner.on_shutdown(routes.told_alike(failing))
+    return app
 
 
 def _responding(handler: Callable[[Given], Answer | Response]) -> Callable[[], Response]:
@@ -234,7 +306,7 @@ def _response(answer: Answer) -> Response:
 
 def _telling_worker(app: Flask) -> WSGIApplication:
     def telling(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        if environ["PATH_INFO"] == routes.WORKER_PATH and environ["QUERY_STRING"] == routes.WORKER_QUERY:
+        if environ["PATH_INFO"] == routes.WORKER_PATH:
             return send(routes.worker_answer(), environ, start_response)
         return app(environ, start_response)
 

@@ -1,5 +1,6 @@
 """The catalogue of scenarios: what is done to a service, and what has to come of it. Data, no code."""
 
+from pooldrain_compare.parity.scenarios.applications import APPLICATIONS
 from pooldrain_compare.parity.scenarios.broken_database import FAULTS
 from pooldrain_compare.parity.scenarios.clients import CLIENTS
 from pooldrain_compare.parity.scenarios.drain import DRAIN
@@ -100,5 +101,5 @@ __all__ = [
     "raw",
 ]
 
-SCENARIOS: tuple[Scenario, ...] = (*DRAIN, *CLIENTS, *FAULTS, *WORKERS)
+SCENARIOS: tuple[Scenario, ...] = (*DRAIN, *APPLICATIONS, *CLIENTS, *FAULTS, *WORKERS)
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}

@@ -72,7 +72,7 @@ def _hanging(fault: str, shows: str) -> Scenario:
         policy=_HUNG,
         steps=(Ask("a", "/query"), Fault(fault), Start("b", "/query"), Admitted(("b",)), SIGTERM, Answered(("b",))),
         expect=Expect(
-            exit_code=3, outcome="cut", answers={"a": 200, "b": 503}, cut=1, phases=_HUNG_BANDS, after_last_act=_END
+            exit_code=3, outcome="cut", answers={"a": 200, "b": 504}, cut=1, phases=_HUNG_BANDS, after_last_act=_END
         ),
     )
 
@@ -95,7 +95,7 @@ def _fails(fault: str, shows: str) -> Scenario:
             Fault(fault),
             Answered(("order",)),
         ),
-        expect=Expect(answers={"order": 503}),
+        expect=Expect(answers={"order": 504}),
     )
 
 
@@ -108,7 +108,7 @@ def _hangs(fault: str, shows: str) -> Scenario:
         policy=_HUNG,
         steps=(*_IN_QUERY, Fault(fault), Answered(("slow",))),
         expect=Expect(
-            exit_code=3, outcome="cut", answers={"slow": 503}, cut=1, phases=_HUNG_BANDS, after_last_act=_END
+            exit_code=3, outcome="cut", answers={"slow": 504}, cut=1, phases=_HUNG_BANDS, after_last_act=_END
         ),
     )
 
@@ -183,17 +183,17 @@ FAULTS: tuple[Scenario, ...] = (
             Ask("c", "/orders", method="POST", body=order("c")),
             SIGTERM,
         ),
-        expect=Expect(answers={"a": 201, "b": 503, "read": 200, "c": 201}, orders=("a", "c")),
+        expect=Expect(answers={"a": 201, "b": 504, "read": 200, "c": 201}, orders=("a", "c")),
     ),
     # --- during the drain ---
-    _fails("restarted", "the database restarts under a request of the drain: it is answered 503"),
-    _fails("killed", "the database dies under a request of the drain: it is answered 503"),
-    _fails("crashed", "the database crashes under a request of the drain: it is answered 503"),
-    _fails("refused", "the database becomes unreachable under a request of the drain: it is answered 503"),
-    _fails("reset", "the connection of a request of the drain is reset in mid-query: it is answered 503"),
-    _fails("read-only", "a failover under a request of the drain: it is answered 503"),
-    _hangs("frozen", "the database stands still under a request of the drain: it is cut, and answered 503"),
-    _hangs("black-hole", "the answer to a request of the drain gets lost on the way: it is cut, and answered 503"),
+    _fails("restarted", "the database restarts under a request of the drain: it is answered 504"),
+    _fails("killed", "the database dies under a request of the drain: it is answered 504"),
+    _fails("crashed", "the database crashes under a request of the drain: it is answered 504"),
+    _fails("refused", "the database becomes unreachable under a request of the drain: it is answered 504"),
+    _fails("reset", "the connection of a request of the drain is reset in mid-query: it is answered 504"),
+    _fails("read-only", "a failover under a request of the drain: it is answered 504"),
+    _hangs("frozen", "the database stands still under a request of the drain: it is cut, and answered 504"),
+    _hangs("black-hole", "the answer to a request of the drain gets lost on the way: it is cut, and answered 504"),
     Scenario(
         name="too-many-during",
         shows="the database takes no more connections: a request of the drain that needs a new one is answered 503",
@@ -228,7 +228,7 @@ FAULTS: tuple[Scenario, ...] = (
         expect=Expect(
             exit_code=3,
             outcome="cut",
-            answers={"slow": 503},
+            answers={"slow": 504},
             cut=1,
             phases={**SHORT_DRAIN_BAND, Phase.CANCELLING: Band(0.0, 5.5)},
             after_last_act=Band(0.0, 7.0),

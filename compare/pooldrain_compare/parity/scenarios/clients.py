@@ -95,7 +95,7 @@ CLIENTS: tuple[Scenario, ...] = (
     ),
     Scenario(
         name="body-that-never-ends",
-        shows="an upload that stops half-way is cut at the drain timeout with 503, and delays nobody else",
+        shows="an upload that stops half-way is cut at the drain timeout with 504, and delays nobody else",
         policy=_DRAIN,
         steps=(
             Connect("upload"),
@@ -110,7 +110,7 @@ CLIENTS: tuple[Scenario, ...] = (
             exit_code=3,
             outcome="cut",
             answers={"ordinary": 200},
-            received={"upload": (503,)},
+            received={"upload": (504,)},
             cut=1,
             after_last_act=_BY_THEN,
             phases=_IN_FULL,
@@ -294,13 +294,13 @@ CLIENTS: tuple[Scenario, ...] = (
     # --- that wait for somebody who is stuck ---
     Scenario(
         name="stubborn-request",
-        shows="a request that heeds no cancellation is answered 503 in its stead, its connection ended, and cut",
+        shows="a request that heeds no cancellation is answered 504 in its stead, its connection ended, and cut",
         policy=("--drain-timeout", "0.4", "--cancel-timeout", "0.6"),
         steps=(Start("stubborn", "/stubborn?latch=l"), AtLatch("l"), SIGTERM),
         expect=Expect(
             exit_code=3,
             outcome="cut",
-            answers={"stubborn": 503},
+            answers={"stubborn": 504},
             cut=1,
             outstanding=("GET /stubborn",),
             after_last_act=Band(0.9, 3.0),

@@ -241,18 +241,18 @@ DRAIN: tuple[Scenario, ...] = (
     ),
     Scenario(
         name="longer-than-the-drain-timeout",
-        shows="a query that overstays is cancelled on the server, its client answered 503",
+        shows="a query that overstays is cancelled on the server, its client answered 504",
         databases=BOTH,
         policy=SHORT_DRAIN,
         steps=(Start("slow", "/query?latch=q"), AtQuery("q"), SIGTERM, Answered(("slow",))),
-        expect=Expect(exit_code=3, outcome="cut", answers={"slow": 503}, cut=1, phases=SHORT_DRAIN_BAND),
+        expect=Expect(exit_code=3, outcome="cut", answers={"slow": 504}, cut=1, phases=SHORT_DRAIN_BAND),
     ),
     Scenario(
         name="no-drain-timeout",
         shows="with a drain timeout of 0 what is in flight is cancelled at once",
         policy=("--drain-timeout", "0"),
         steps=(Start("slow", "/query?latch=q"), AtQuery("q"), SIGTERM, Answered(("slow",))),
-        expect=Expect(exit_code=3, outcome="cut", answers={"slow": 503}, cut=1, phases={Phase.DRAINING: AT_ONCE}),
+        expect=Expect(exit_code=3, outcome="cut", answers={"slow": 504}, cut=1, phases={Phase.DRAINING: AT_ONCE}),
     ),
     Scenario(
         name="cut-while-holding-a-connection",
@@ -285,7 +285,7 @@ DRAIN: tuple[Scenario, ...] = (
         expect=Expect(
             exit_code=3,
             outcome="cut",
-            answers={"quick": 200, "slow": 503},
+            answers={"quick": 200, "slow": 504},
             cut=1,
             after_last_act=Band(0.5, 2.5),
             phases={Phase.DRAINING: Band(0.99, 2.0)},
@@ -376,7 +376,7 @@ DRAIN: tuple[Scenario, ...] = (
         databases=BOTH,
         policy=SHORT_DRAIN,
         steps=(Start("order", "/reserve?id=lost&latch=q"), AtQuery("q"), SIGTERM, Answered(("order",))),
-        expect=Expect(exit_code=3, outcome="cut", answers={"order": 503}, cut=1, phases=SHORT_DRAIN_BAND),
+        expect=Expect(exit_code=3, outcome="cut", answers={"order": 504}, cut=1, phases=SHORT_DRAIN_BAND),
     ),
     # --- the pool ---
     Scenario(
@@ -399,7 +399,7 @@ DRAIN: tuple[Scenario, ...] = (
     ),
     Scenario(
         name="waiters-are-cut",
-        shows="requests that still wait for a connection at the deadline are woken and answered 503",
+        shows="requests that still wait for a connection at the deadline are woken and answered 504",
         policy=("--pool-size", "1", *SHORT_DRAIN),
         steps=(
             Start("slow", "/query?latch=q"),
@@ -413,7 +413,7 @@ DRAIN: tuple[Scenario, ...] = (
         expect=Expect(
             exit_code=3,
             outcome="cut",
-            answers={"slow": 503, "waits1": 503, "waits2": 503},
+            answers={"slow": 504, "waits1": 504, "waits2": 504},
             cut=3,
             phases=SHORT_DRAIN_BAND,
         ),
@@ -502,11 +502,11 @@ DRAIN: tuple[Scenario, ...] = (
     ),
     Scenario(
         name="dead-connection-without-pre-ping",
-        shows="without pre-ping the first request fails with 503, the next is served",
+        shows="without pre-ping the first request fails with 504, the next is served",
         policy=("--no-pre-ping",),
         steady_sessions=False,
         steps=(EndSessions(), Ask("a", "/query"), Ask("b", "/query"), SIGTERM),
-        expect=Expect(answers={"a": 503, "b": 200}),
+        expect=Expect(answers={"a": 504, "b": 200}),
         workers=(1,),
     ),
     Scenario(
@@ -672,7 +672,7 @@ DRAIN: tuple[Scenario, ...] = (
         expect=Expect(
             exit_code=3,
             outcome="cut",
-            answers={"leak": 200, "slow": 503},
+            answers={"leak": 200, "slow": 504},
             cut=1,
             leaks={"unreturned": 1},
             outstanding=("GET /db-test-leak",),
@@ -722,10 +722,18 @@ DRAIN: tuple[Scenario, ...] = (
     ),
     # --- background tasks ---
     Scenario(
-        name="background-task-holds",
-        shows="a task that outlives its request still holds a connection at the end: reclaimed by name, no leak",
-        steps=(Ask("a", "/background?latch=l"), AtLatch("l"), SIGTERM),
-        expect=Expect(answers={"a": 200}, outstanding=("the nightly report",)),
+        name="background-task-overstays",
+        shows="a named task that outlives its request overstays the drain: cancelled on the server, and named",
+        policy=SHORT_DRAIN,
+        steps=(Ask("a", "/nightly?id=nightly&latch=q"), AtQuery("q"), SIGTERM),
+        expect=Expect(
+            exit_code=3,
+            outcome="cut",
+            answers={"a": 200},
+            cut_work=("the nightly report",),
+            after_last_act=Band(0.39, 2.4),
+            phases=SHORT_DRAIN_BAND,
+        ),
     ),
     Scenario(
         name="background-task-finishes",
@@ -809,7 +817,7 @@ DRAIN: tuple[Scenario, ...] = (
             Answered(("slow",)),
         ),
         expect=Expect(
-            exit_code=3, outcome="cut", hurried=True, answers={"slow": 503}, cut=1, phases={Phase.DRAINING: AT_ONCE}
+            exit_code=3, outcome="cut", hurried=True, answers={"slow": 504}, cut=1, phases={Phase.DRAINING: AT_ONCE}
         ),
     ),
     Scenario(
@@ -829,7 +837,7 @@ DRAIN: tuple[Scenario, ...] = (
             exit_code=3,
             outcome="cut",
             hurried=True,
-            answers={"first": 503, "second": 503},
+            answers={"first": 504, "second": 504},
             cut=2,
             phases={Phase.DRAINING: AT_ONCE},
         ),
@@ -846,7 +854,7 @@ DRAIN: tuple[Scenario, ...] = (
             SIGINT,
             Answered(("slow",)),
         ),
-        expect=Expect(exit_code=3, outcome="cut", hurried=True, answers={"slow": 503}, cut=1),
+        expect=Expect(exit_code=3, outcome="cut", hurried=True, answers={"slow": 504}, cut=1),
     ),
     Scenario(
         name="second-signal-with-a-leak",
@@ -865,7 +873,7 @@ DRAIN: tuple[Scenario, ...] = (
             exit_code=3,
             outcome="cut",
             hurried=True,
-            answers={"leak": 200, "slow": 503},
+            answers={"leak": 200, "slow": 504},
             cut=1,
             leaks={"unreturned": 1},
             outstanding=("GET /db-test-leak",),

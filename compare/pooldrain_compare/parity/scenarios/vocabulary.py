@@ -265,6 +265,7 @@ class Expect:
     received: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # statuses by connection that was written on
     refused: int = 0
     cut: int = 0
+    cut_work: tuple[str, ...] = ()  # holders of what was at work outside requests
     leaks: Mapping[str, int] = field(default_factory=dict)  # by rule, those that are not 0
     outstanding: (
         tuple[str, ...] | None
@@ -329,6 +330,7 @@ POLICY: dict[str, str] = {
     "--pool-timeout": "20",
     "--drain-timeout": "20",
     "--cancel-timeout": "5",
+    "--teardown-timeout": "5",
     "--dispose-timeout": "5",
 }
 

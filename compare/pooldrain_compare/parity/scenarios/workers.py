@@ -96,7 +96,7 @@ WORKERS: tuple[Scenario, ...] = (
         expect=Expect(
             exit_code=3,
             outcome="cut",
-            answers={"stuck": 503, "later": 200},
+            answers={"stuck": 504, "later": 200},
             cut=1,
             phases={Phase.ANNOUNCING: Band(0.0, 1.4), Phase.DRAINING: AT_ONCE},
         ),
@@ -170,6 +170,6 @@ WORKERS: tuple[Scenario, ...] = (
         name="sigquit",
         shows="SIGQUIT, to a single process or to the master of several, does not wait for requests",
         steps=(Start("stuck", "/query?latch=a"), AtQuery("a"), Send(signal.SIGQUIT)),
-        expect=Expect(exit_code=3, outcome="cut", hurried=True, answers={"stuck": 503}, cut=1),
+        expect=Expect(exit_code=3, outcome="cut", hurried=True, answers={"stuck": 504}, cut=1),
     ),
 )

@@ -100,8 +100,8 @@ class MasterApplication(BaseApplication):
         return self.ground.settings
 
     @property
-    def url(self) -> DatabaseUrl:
-        """The database."""
+    def url(self) -> DatabaseUrl | None:
+        """The database of the service's own pool; None if it has none."""
         return self.ground.url
 
     def load_config(self) -> None:

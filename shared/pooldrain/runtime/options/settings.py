@@ -1,6 +1,7 @@
 """What the user asks for: one table of options, from which come parser, environment variables and documentation.
 
-The command line wins over `POOLDRAIN_…` variables, those win over the defaults. An empty variable counts as unset.
+The command line wins over `POOLDRAIN_…` variables, those over PORT and WEB_CONCURRENCY, those over the configuration
+file, that over the defaults. An empty variable counts as unset.
 Every mistake is a ConfigurationError of one line that names the option or the variable it came from.
 """
 
@@ -8,30 +9,35 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import errno
-import ipaddress
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, get_args
+from typing import Any, NoReturn, TypeVar
 
 from pooldrain import __version__
 from pooldrain.errors import ConfigurationError
 from pooldrain.policy import LeakPolicy, PoolPolicy, ShutdownPolicy
+from pooldrain.printable import printable
+from pooldrain.probes import AnsweredBy
+from pooldrain.runtime.options.application import AppName, parse_app, takes_runner
+from pooldrain.runtime.options.config_file import read_config
+from pooldrain.runtime.options.readers import Loop
+from pooldrain.runtime.options.table import (
+    OPTIONS,
+    POLICY_DEFAULTS,
+    PREFIX,
+    WISHES,
+    Option,
+    Told,
+    service_name,
+)
 from pooldrain.runtime.output.logging import LogFormat, LogLevel
 from pooldrain.servers import SERVERS, Backend, servers_of
 from pooldrain.sqla.database_url import DatabaseUrl
 
-BACKENDS: tuple[Backend, ...] = get_args(Backend)
 Policy = TypeVar("Policy", PoolPolicy, LeakPolicy, ShutdownPolicy)
-
-PREFIX = "POOLDRAIN_"
-LONGEST = 1_000_000.0  # seconds; a timeout beyond some 24 days overflows what the system's calls take
-_POLICY_DEFAULTS = {
-    field.name: field.default for policy in (PoolPolicy, LeakPolicy, ShutdownPolicy) for field in fields(policy)
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,13 +49,20 @@ class Settings:
     server: str  # a key of SERVERS
     host: str  # without the brackets of an IPv6 address
     port: int  # 0: the kernel picks one
-    app: str | None  # MODULE:FACTORY; None: the demo
+    app: AppName | None  # None: the demo
+    factory: bool  # it is one, whatever its signature says
+    app_dir: Path | None  # where it is looked for; None: in the current directory
+    reload: bool
+    loop: Loop
     workers: int
     threads: int  # 1 for the async backend
     max_requests: int | None  # None: as many as come
     max_requests_jitter: int
     preload: bool
-    database_url: DatabaseUrl | None  # None: the embedded PostgreSQL
+    database_url: DatabaseUrl | None  # None: the embedded PostgreSQL, if one is needed
+    probes: AnsweredBy
+    livez_path: str
+    readyz_path: str
     pool: PoolPolicy
     leaks: LeakPolicy
     shutdown: ShutdownPolicy
@@ -57,6 +70,20 @@ class Settings:
     transcript: Path | None
     log_format: LogFormat
     log_level: LogLevel
+    told: tuple[Told, ...]  # every option, for people
+    check_config: bool  # and serve nothing
+    print_config: bool  # the same
+
+    @property
+    def given(self) -> list[tuple[str, str]]:
+        """The options that somebody has set, by `dest`, and where: a flag, a variable, a key of a file."""
+        return [(told.option.dest, told.origin) for told in self.told if told.origin is not None]
+
+    def describe(self) -> str:
+        """Every option with its value, and where that comes from: what `--print-config` prints."""
+        lines = [(f"{told.option.name} = {told.text}", told.origin or "default") for told in self.told]
+        width = max(len(line) for line, _ in lines)
+        return "".join(f"{line:<{width}}  # {printable(origin)}\n" for line, origin in lines)
 
     @property
     def bind(self) -> str:
@@ -69,292 +96,42 @@ class Settings:
         return self.workers > 1 or self.max_requests is not None or self.preload
 
 
-# Readers: text to value, ValueError "must be ..." when they cannot.
-
-
-def _whole(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError("must be a whole number") from None
-
-
-def _positive(text: str) -> int:
-    number = _whole(text)
-    if number < 1:
-        raise ValueError("must be 1 or more")
-    return number
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        raise ValueError("must be a number of seconds") from None
-    if seconds > LONGEST:
-        raise ValueError(f"must be {LONGEST:.0f} seconds or less")
-    return seconds
-
-
-def _not_negative(text: str) -> int:
-    number = _whole(text)
-    if number < 0:
-        raise ValueError("must be 0 or more")
-    return number
-
-
-def _positive_or_off(text: str) -> int | None:
-    return None if text.strip().lower() == "off" else _positive(text)
-
-
-def _seconds_or_off(text: str) -> float | None:
-    return None if text.strip().lower() == "off" else _seconds(text)
-
-
-def _boolean(text: str) -> bool:
-    word = text.strip().lower()
-    if word in ("1", "true", "yes", "on"):
-        return True
-    if word in ("0", "false", "no", "off"):
-        return False
-    raise ValueError("must be true or false")
-
-
-@dataclass(frozen=True, slots=True)
-class _OneOf:
-    choices: tuple[str, ...]
-
-    def __call__(self, text: str) -> str:
-        word = text.strip().lower()
-        if word not in self.choices:
-            raise ValueError(f"must be {', '.join(self.choices[:-1])} or {self.choices[-1]}")
-        return word
-
-
-def _factory(text: str) -> str:
-    name = text.strip()
-    if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name):
-        raise ValueError("must be MODULE:FACTORY, as in shop.web:create_app")
-    return name
-
-
-_sync_server = _OneOf(tuple(spec.name for spec in servers_of("sync")))
-_log_format = _OneOf(get_args(LogFormat))
-_log_level = _OneOf(get_args(LogLevel))
-
-
-def _address(text: str) -> tuple[str, int]:
-    """HOST:PORT or [IPV6]:PORT; no host is refused, since that means loopback to some and every network to others."""
-    host, colon, port = text.strip().rpartition(":")
-    if not (colon and port.isascii() and port.isdigit()):
-        raise ValueError("must be HOST:PORT")
-    if not 0 <= int(port) <= 65535:
-        raise ValueError("must have a port between 0 and 65535")
-    if not host:
-        raise ValueError(
-            f"must name a host, 127.0.0.1:{port} for this machine only or 0.0.0.0:{port} for every network"
-        )
-    if bracketed := re.fullmatch(r"\[(.*)\]", host):
-        host = bracketed[1]
-        if not _is_ip(host, ipaddress.IPv6Address):
-            raise ValueError("must have an IPv6 address within the brackets")
-    elif _is_ip(host, ipaddress.IPv6Address):
-        raise ValueError("must have the IPv6 address in brackets, as [::1]:8000")
-    elif not re.fullmatch(r"[A-Za-z0-9_.-]+", host) or (
-        re.fullmatch(r"[0-9.]+", host) and not _is_ip(host, ipaddress.IPv4Address)
-    ):
-        raise ValueError("must be HOST:PORT with a host name or an IP address")
-    return host, int(port)
-
-
-def _is_ip(text: str, kind: type[ipaddress.IPv4Address | ipaddress.IPv6Address]) -> bool:
-    try:
-        kind(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _output_file(text: str) -> Path:
-    """Make sure that the file can be written at the end, without changing what is in it now."""
-    try:
-        path = Path(text).expanduser().absolute()  # absolute: a server may change its directory
-        if path.is_file() or path.is_dir():
-            os.close(os.open(path, os.O_WRONLY | os.O_APPEND))
-        elif path.exists():  # a device or a pipe: opening it could wait for a reader
-            if not os.access(path, os.W_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        else:
-            target = path.resolve()  # of a link whose file does not exist yet
-            os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-            target.unlink()
-    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, a ~ without a home
-        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise ValueError(f"must name a file that can be written ({why.lower()})") from None
-    return path
-
-
-# What stands for a value in the help.
-_METAVARS: dict[Callable[[str], Any], str] = {
-    **{choice: "|".join(choice.choices) for choice in (_sync_server, _log_format, _log_level)},
-    _address: "HOST:PORT",
-    _factory: "MODULE:FACTORY",
-    _whole: "N",
-    _positive: "N",
-    _not_negative: "N",
-    _positive_or_off: "N|off",
-    _seconds: "SECONDS",
-    _seconds_or_off: "SECONDS|off",
-    _boolean: "true|false",
-    _output_file: "FILE",
-    DatabaseUrl.parse: "URL",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Option:
-    """One option: on the command line, in the environment and in the documentation."""
-
-    name: str  # as on the command line, without the dashes
-    read: Callable[[str], Any]
-    help: str
-    default: Any = None  # not for a policy's options: the policy has its own
-    shown_default: str = ""  # where the default itself says too little
-    backends: tuple[Backend, ...] = BACKENDS
-
-    @property
-    def dest(self) -> str:
-        """Name of the value: a policy's field where there is one."""
-        return self.name.replace("-", "_")
-
-    @property
-    def flag(self) -> str:
-        """As typed: --drain-timeout."""
-        return f"--{self.name}"
-
-    @property
-    def variable(self) -> str:
-        """As exported: POOLDRAIN_DRAIN_TIMEOUT."""
-        return PREFIX + self.dest.upper()
-
-    @property
-    def is_switch(self) -> bool:
-        """Whether it is --name and --no-name instead of a value."""
-        return self.read is _boolean
-
-    @property
-    def metavar(self) -> str:
-        """What stands for the value in the help."""
-        return _METAVARS[self.read]
-
-    @property
-    def default_text(self) -> str:
-        """The default, for people."""
-        default = _POLICY_DEFAULTS.get(self.dest, self.default)
-        if self.shown_default or default is None:
-            return self.shown_default or "none"
-        if isinstance(default, bool):
-            return "on" if default else "off"
-        return f"{default:g}" if isinstance(default, float) else str(default)
-
-
-OPTIONS: dict[str, tuple[Option, ...]] = {
-    "Serving": (
-        Option(
-            "server", _sync_server, "server of the threaded backend", servers_of("sync")[0].name, backends=("sync",)
-        ),
-        Option(
-            "bind",
-            _address,
-            "address to serve on; an IPv6 address in brackets; with port 0 the system picks one and the log tells",
-            ("127.0.0.1", 8000),
-            "127.0.0.1:8000",
-        ),
-        Option(
-            "app",
-            _factory,
-            "your application, MODULE:FACTORY; the factory is called with the runner and returns the application",
-            shown_default="the demo",
-        ),
-        Option("workers", _positive, "processes to serve from, each with a pool of its own", 1),
-        Option("threads", _positive, "requests served at once by one worker", 40, backends=("sync",)),
-        Option(
-            "max-requests",
-            _positive_or_off,
-            "requests after which a worker is replaced, against memory that leaks; it goes when its successor is ready",
-            shown_default="off",
-        ),
-        Option("max-requests-jitter", _not_negative, "up to so many more, at random, so that workers differ", 0),
-        Option(
-            "preload",
-            _boolean,
-            "make the application once, in the master: workers start faster and share its memory, and SIGHUP does not "
-            "load its code anew",
-            False,
-        ),
-    ),
-    "Database and pool": (
-        Option(
-            "database-url",
-            DatabaseUrl.parse,
-            "postgresql://user:password@host:5432/name or sqlite:///file.db; DATABASE_URL is honoured too",
-            shown_default="an embedded PostgreSQL",
-        ),
-        Option("pool-size", _whole, "connections kept open"),
-        Option("max-overflow", _whole, "connections opened beyond the pool size when all are in use"),
-        Option("pool-timeout", _seconds, "how long a request waits for a connection"),
-        Option("pool-recycle", _seconds, "age at which a connection is replaced"),
-        Option("pre-ping", _boolean, "test a connection when it is checked out"),
-        Option("min-idle", _whole, "connections opened at start", shown_default="the pool size"),
-        Option("connect-timeout", _seconds, "how long opening a connection may take"),
-        Option("tcp-timeout", _seconds_or_off, "silence after which both ends give a connection up (PgBouncer: off)"),
-    ),
-    "Leaks": (
-        Option("leak-threshold", _whole, "checked-out connections from which /pool-status says connection_leak"),
-        Option("leak-age", _seconds_or_off, "age at which a checkout is reported as overdue", shown_default="off"),
-        Option("fail-on-leak", _boolean, "exit with 5 when connections leaked"),
-    ),
-    "Shutdown": (
-        Option("announce-period", _seconds, "time in which /readyz already says 503 and all else is served"),
-        Option("drain-timeout", _seconds, "time for the requests in flight to finish"),
-        Option("cancel-timeout", _seconds, "time for the cancelled ones to unwind"),
-        Option("dispose-timeout", _seconds, "time to close the pool"),
-        Option("linger", _seconds, "time for the last bytes to leave"),
-        Option(
-            "grace-period",
-            _seconds,
-            "what the outside allows in all; steps that do not fit it are refused",
-            shown_default="the sum of the steps",
-        ),
-    ),
-    "Output": (
-        Option("report", _output_file, "write the shutdown report there, as JSON"),
-        Option("transcript", _output_file, "write every event there, as JSON lines"),
-        Option("log-format", _log_format, "form of the log on stderr", "console"),
-        Option("log-level", _log_level, "least level that is logged", "info"),
-    ),
-}
-
-
 def load_settings(backend: Backend, argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
-    """Read the command line and the environment; raise ConfigurationError when anything is wrong.
+    """Read the command line, the environment and the configuration file, after changing to where `--chdir` says.
 
-    `--help` and `--version` print and raise SystemExit(0), as argparse does.
+    Raises ConfigurationError when anything is wrong. `--help` and `--version` print and raise SystemExit(0), as
+    argparse does.
     """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}  # of each value: the option or the variable, for messages
-    texts = _from_environment(backend, environ) | _from_command_line(backend, argv)
+    told: list[Told] = []
+    texts, wishes = _from_command_line(backend, argv)
+    texts = _from_environment(backend, environ) | texts
+    early: dict[str, Any] = {}  # read before the others, which depend on them
+    for option in _options_of(backend):
+        if option.dest in ("chdir", "config") and option.dest in texts:
+            early[option.dest] = _read(option, *texts[option.dest])
+            if option.dest == "chdir":
+                os.chdir(early["chdir"])
+    texts = _from_file(backend, early.get("config")) | texts
+    if _is_applications(texts, "database_url"):
+        del texts["database_url"]
     for option in _options_of(backend):
         origin, text = texts.get(option.dest, (option.flag, None))
         origins[option.dest] = origin
         if text is not None:
-            values[option.dest] = _read(option, origin, text)
-        elif option.dest not in _POLICY_DEFAULTS:
+            values[option.dest] = early.get(option.dest) or _read(option, origin, text)
+        elif option.dest not in POLICY_DEFAULTS:
             values[option.dest] = option.default
+        told.append(Told(option, None if text is None else origin, _shown(option, values.get(option.dest), text)))
 
     server: str = values.get("server", servers_of(backend)[0].name)
     if SERVERS[server].several is None:
         _check_one_process(server, values, origins)
+    if values["livez_path"] == values["readyz_path"]:
+        raise ConfigurationError(
+            f"{origins['livez_path']} and {origins['readyz_path']} name the same path; give each its own"
+        )
     if values["report"] is not None and values["report"] == values["transcript"]:
         raise ConfigurationError(
             f"{origins['report']} and {origins['transcript']} name the same file; give each its own"
@@ -367,6 +144,10 @@ def load_settings(backend: Backend, argv: Sequence[str], environ: Mapping[str, s
         host=host,
         port=port,
         app=values["app"],
+        factory=values["factory"],
+        app_dir=values["app_dir"],
+        reload=values["reload"],
+        loop=values.get("loop", "asyncio"),
         workers=values["workers"],
         threads=values.get("threads", 1),
         max_requests=values["max_requests"],
@@ -376,41 +157,44 @@ def load_settings(backend: Backend, argv: Sequence[str], environ: Mapping[str, s
         pool=_policy(PoolPolicy, values, origins),
         leaks=_policy(LeakPolicy, values, origins),
         shutdown=_policy(ShutdownPolicy, values, origins),
+        probes=values["probes"],
+        livez_path=values["livez_path"],
+        readyz_path=values["readyz_path"],
         report=values["report"],
         transcript=values["transcript"],
         log_format=values["log_format"],
         log_level=values["log_level"],
+        told=tuple(told),
+        check_config="check-config" in wishes,
+        print_config="print-config" in wishes,
     )
 
 
-def service_name(backend: Backend) -> str:
-    """Name of the command, in messages and in what the database server shows."""
-    return f"pooldrain-{backend}"
+def _is_applications(texts: Mapping[str, tuple[str, str]], dest: str) -> bool:
+    """Whether a value is only what DATABASE_URL says, which is for an application that makes its engines itself."""
+    origin, _ = texts.get(dest, ("", ""))
+    if origin != "DATABASE_URL" or "app" not in texts:
+        return False
+    try:
+        name = parse_app(texts["app"][1])
+    except ValueError:
+        return False  # told in its place
+    directory = Path(texts["app_dir"][1]) if "app_dir" in texts else None
+    return not takes_runner(name, "factory" in texts, directory)
 
 
-def options_table() -> str:
-    """The options as a Markdown table, for the README."""
-    lines = ["| option | environment variable | default | meaning |", "|---|---|---|---|"]
-    for group, options in OPTIONS.items():
-        lines.append(f"| **{group}** | | | |")
-        for option in options:
-            meaning = option.help
-            if isinstance(option.read, _OneOf):
-                meaning += ": " + ", ".join(f"`{choice}`" for choice in option.read.choices)
-            if option.read in (_seconds, _seconds_or_off):
-                meaning += ", in seconds"
-            if option.backends != BACKENDS:
-                meaning += "".join(f" (`{service_name(backend)}` only)" for backend in option.backends)
-            flags = f"`{option.flag}`, `--no-{option.name}`" if option.is_switch else f"`{option.flag}`"
-            lines.append(f"| {flags} | `{option.variable}` | {option.default_text} | {meaning} |")
-    return "\n".join(lines) + "\n"
+def _shown(option: Option, value: Any, text: str | None) -> str:
+    """A value as `--print-config` shows it."""
+    if text is None:
+        return option.default_text
+    return value.masked if isinstance(value, DatabaseUrl) else text
 
 
 def build_parser(backend: Backend) -> argparse.ArgumentParser:
     """The command line's parser; it takes every value as text, `load_settings` reads it."""
     parser = _Parser(
         prog=service_name(backend),
-        description="Serve an application, the demo if --app names none, and drain its requests and its connection "
+        description="Serve an application, the demo if none is named, and drain its requests and its connection "
         "pool on SIGTERM or Ctrl+C.",
         epilog="Each option is an environment variable too, --drain-timeout is POOLDRAIN_DRAIN_TIMEOUT; the command "
         "line wins. Exit codes: 0 drained and disposed, 1 could not start, 2 bad configuration, 3 requests were cut, "
@@ -418,7 +202,12 @@ def build_parser(backend: Backend) -> argparse.ArgumentParser:
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
+    parser.add_argument(
+        "APP", nargs="?", help="your application: MODULE, MODULE:ATTRIBUTE or MODULE:FACTORY(...); none: the demo"
+    )
     parser.add_argument("--version", action="version", version=f"{service_name(backend)} {__version__}")
+    for wish, described in WISHES.items():
+        parser.add_argument(f"--{wish}", action="store_true", help=described)
     for group, options in OPTIONS.items():
         section = parser.add_argument_group(group)
         for option in options:
@@ -448,15 +237,36 @@ def _options_of(backend: Backend) -> Iterator[Option]:
     return (option for options in OPTIONS.values() for option in options if backend in option.backends)
 
 
-def _from_command_line(backend: Backend, argv: Sequence[str]) -> dict[str, tuple[str, str]]:
+Texts = dict[str, tuple[str, str]]  # by `dest`: where it is said, and what
+
+
+def _from_command_line(backend: Backend, argv: Sequence[str]) -> tuple[Texts, set[str]]:
+    """The options of the command line, and what it asks for beside them."""
     given, unknown = build_parser(backend).parse_known_args(list(argv))
     if unknown:
         raise ConfigurationError(_unknown_argument(backend, unknown[0]))
-    found: dict[str, tuple[str, str]] = {}
+    found: Texts = {}
     for option in _options_of(backend):
         if option.dest in given:
             value = getattr(given, option.dest)
             found[option.dest] = (f"--no-{option.name}" if value is False else option.flag, str(value))
+    if "APP" in given:
+        if "app" in found:
+            raise ConfigurationError("the application is named twice, with and without --app; name it once")
+        found["app"] = ("APP", given.APP)
+    return found, {wish for wish in WISHES if wish.replace("-", "_") in given}
+
+
+def _from_file(backend: Backend, path: Path | None) -> Texts:
+    every = {option.name: option for options in OPTIONS.values() for option in options}
+    del every["config"], every["chdir"]  # read before it
+    found: Texts = {}
+    for name, (origin, text) in read_config(path, Path.cwd()).items():
+        option = every.get(name)
+        if option is None:
+            raise ConfigurationError(f"{origin}: there is no such option{_did_you_mean(name, every)}")
+        if backend in option.backends:
+            found[option.dest] = (origin, text)
     return found
 
 
@@ -472,11 +282,17 @@ def _unknown_argument(backend: Backend, argument: str) -> str:
     return f"unknown option {name}{hint}; see {service} --help"
 
 
-def _from_environment(backend: Backend, environ: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+def _from_environment(backend: Backend, environ: Mapping[str, str]) -> Texts:
     every = {option.variable: option for options in OPTIONS.values() for option in options}
-    found: dict[str, tuple[str, str]] = {}
+    found: Texts = {}
     if environ.get("DATABASE_URL"):
         found["database_url"] = ("DATABASE_URL", environ["DATABASE_URL"])
+    if workers := environ.get("WEB_CONCURRENCY"):
+        found["workers"] = ("WEB_CONCURRENCY", workers)
+    if port := environ.get("PORT"):
+        if not (port.isascii() and port.isdigit() and int(port) <= 65535):
+            raise ConfigurationError(f"PORT must be a port between 0 and 65535, not {port!r}")
+        found["bind"] = ("PORT", f"0.0.0.0:{port}")
     for variable, text in environ.items():
         if not variable.startswith(PREFIX) or not text:
             continue

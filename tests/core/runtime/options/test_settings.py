@@ -9,14 +9,8 @@ from pathlib import Path
 import pytest
 
 from pooldrain import ConfigurationError, LeakPolicy, PoolPolicy, ShutdownPolicy
-from pooldrain.runtime.options.settings import (
-    BACKENDS,
-    OPTIONS,
-    Option,
-    Settings,
-    load_settings,
-    options_table,
-)
+from pooldrain.runtime.options.settings import Settings, load_settings
+from pooldrain.runtime.options.table import BACKENDS, OPTIONS, Option, options_table
 from pooldrain.servers import Backend
 
 EVERY_OPTION = [option for options in OPTIONS.values() for option in options]
@@ -59,6 +53,7 @@ def test_every_option_finds_its_place(tmp_path: Path) -> None:
         *("--pool-recycle", "60", "--no-pre-ping", "--min-idle", "2", "--connect-timeout", "2"),
         *("--leak-threshold", "9", "--leak-age", "40", "--fail-on-leak"),
         *("--announce-period", "1", "--drain-timeout", "2", "--cancel-timeout", "3", "--dispose-timeout", "4"),
+        *("--teardown-timeout", "2.5"),
         *("--linger", "0.5", "--grace-period", "20", "--report", str(report), "--transcript", str(transcript)),
         *("--log-format", "json", "--log-level", "debug"),
     )
@@ -71,7 +66,13 @@ def test_every_option_finds_its_place(tmp_path: Path) -> None:
     )
     assert settings.leaks == LeakPolicy(leak_threshold=9, leak_age=40, fail_on_leak=True)
     assert settings.shutdown == ShutdownPolicy(
-        announce_period=1, drain_timeout=2, cancel_timeout=3, dispose_timeout=4, linger=0.5, grace_period=20
+        announce_period=1,
+        drain_timeout=2,
+        cancel_timeout=3,
+        teardown_timeout=2.5,
+        dispose_timeout=4,
+        linger=0.5,
+        grace_period=20,
     )
     assert (settings.report, settings.transcript) == (report, transcript)
     assert (settings.log_format, settings.log_level) == ("json", "debug")
@@ -102,7 +103,7 @@ def test_an_empty_variable_counts_as_unset() -> None:
 @pytest.mark.parametrize("option", EVERY_OPTION, ids=lambda option: option.name)
 def test_a_bad_value_is_blamed_on_the_variable_it_came_from(option: Option) -> None:
     bad = "/" if option.metavar == "FILE" else "?"
-    assert refusal(env={option.variable: bad}).startswith(option.variable)
+    assert refusal(env={option.variable: bad}, backend=option.backends[0]).startswith(option.variable)
 
 
 def test_a_variable_of_the_other_backend_is_no_business_of_this_one() -> None:
@@ -138,7 +139,10 @@ def test_secrets_of_the_url_do_not_show_in_the_settings() -> None:
             ["--drain-timout=5"],
             "unknown option --drain-timout (did you mean --drain-timeout?); see pooldrain-sync --help",
         ),
-        (["serve"], "unexpected argument (a database URL goes after --database-url); see pooldrain-sync --help"),
+        (
+            ["shop", "serve"],
+            "unexpected argument (a database URL goes after --database-url); see pooldrain-sync --help",
+        ),
     ],
 )
 def test_a_bad_option_is_refused_in_words_that_help(argv: list[str], message: str) -> None:

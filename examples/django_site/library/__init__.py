@@ -1,0 +1,1 @@
+"""A Django site without models: its connections are Django's own."""

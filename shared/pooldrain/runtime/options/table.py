@@ -1,0 +1,228 @@
+"""The table of options: what there is, from which come parser, environment variables and documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, get_args
+
+from pooldrain.policy import LeakPolicy, PoolPolicy, ShutdownPolicy
+from pooldrain.runtime.options.application import parse_app
+from pooldrain.runtime.options.readers import (
+    METAVARS,
+    OneOf,
+    address,
+    boolean,
+    directory,
+    existing_file,
+    log_format,
+    log_level,
+    loop,
+    not_negative,
+    output_file,
+    positive,
+    positive_or_off,
+    probe_path,
+    probes,
+    seconds,
+    seconds_or_off,
+    sync_server,
+    whole,
+)
+from pooldrain.servers import Backend, servers_of
+from pooldrain.sqla.database_url import DatabaseUrl
+
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
+
+
+PREFIX = "POOLDRAIN_"
+
+
+POLICY_DEFAULTS = {
+    field.name: field.default for policy in (PoolPolicy, LeakPolicy, ShutdownPolicy) for field in fields(policy)
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option: on the command line, in the environment and in the documentation."""
+
+    name: str  # as on the command line, without the dashes
+    read: Callable[[str], Any]
+    help: str
+    default: Any = None  # not for a policy's options: the policy has its own
+    shown_default: str = ""  # where the default itself says too little
+    backends: tuple[Backend, ...] = BACKENDS
+
+    @property
+    def dest(self) -> str:
+        """Name of the value: a policy's field where there is one."""
+        return self.name.replace("-", "_")
+
+    @property
+    def flag(self) -> str:
+        """As typed: --drain-timeout."""
+        return f"--{self.name}"
+
+    @property
+    def variable(self) -> str:
+        """As exported: POOLDRAIN_DRAIN_TIMEOUT."""
+        return PREFIX + self.dest.upper()
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether it is --name and --no-name instead of a value."""
+        return self.read is boolean
+
+    @property
+    def metavar(self) -> str:
+        """What stands for the value in the help."""
+        return METAVARS[self.read]
+
+    @property
+    def default_text(self) -> str:
+        """The default, for people."""
+        default = POLICY_DEFAULTS.get(self.dest, self.default)
+        if self.shown_default or default is None:
+            return self.shown_default or "none"
+        if isinstance(default, bool):
+            return "on" if default else "off"
+        return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One option's value, for people."""
+
+    option: Option
+    origin: str | None  # None: its default
+    text: str
+
+
+# Of the command line alone: they ask for something else than a service.
+WISHES = {
+    "check-config": "check the options, import the application, and serve nothing",
+    "print-config": "print every option with where it comes from, and serve nothing",
+}
+
+
+OPTIONS: dict[str, tuple[Option, ...]] = {
+    "Serving": (
+        Option(
+            "server",
+            sync_server,
+            "server of the threaded backend",
+            servers_of("sync")[0].name,
+            backends=("sync",),
+        ),
+        Option(
+            "bind",
+            address,
+            "address to serve on; an IPv6 address in brackets; with port 0 the system picks one and the log tells",
+            ("127.0.0.1", 8000),
+            "127.0.0.1:8000",
+        ),
+        Option(
+            "app",
+            parse_app,
+            "your application, as without --app: MODULE, MODULE:ATTRIBUTE or MODULE:FACTORY(...)",
+            shown_default="the demo",
+        ),
+        Option("factory", boolean, "it is a factory, although its signature does not say so", False),
+        Option("app-dir", directory, "where your application is looked for", shown_default="the current directory"),
+        Option("chdir", directory, "change to this directory first", shown_default="the current directory"),
+        Option(
+            "config",
+            existing_file,
+            "a TOML file of options, by the names they have here",
+            shown_default="`tool.pooldrain` in pyproject.toml",
+        ),
+        Option("reload", boolean, "for development: drain, and start anew, when a file changes", False),
+        Option("loop", loop, "event loop; uvloop is faster, and an extra of ours", "asyncio", backends=("async",)),
+        Option("workers", positive, "processes to serve from, each with a pool of its own", 1),
+        Option("threads", positive, "requests served at once by one worker", 40, backends=("sync",)),
+        Option(
+            "max-requests",
+            positive_or_off,
+            "requests after which a worker is replaced, against memory that leaks; it goes when its successor is ready",
+            shown_default="off",
+        ),
+        Option("max-requests-jitter", not_negative, "up to so many more, at random, so that workers differ", 0),
+        Option(
+            "preload",
+            boolean,
+            "make the application once, in the master: workers start faster and share its memory, and SIGHUP does not "
+            "load its code anew",
+            False,
+        ),
+    ),
+    "Probes": (
+        Option("probes", probes, "who answers them: pooldrain, your application while it is ready, nobody", "own"),
+        Option("livez-path", probe_path, "where it is asked whether the process lives", "/livez"),
+        Option("readyz-path", probe_path, "where it is asked whether to send requests", "/readyz"),
+    ),
+    "Database and pool": (
+        Option(
+            "database-url",
+            DatabaseUrl.parse,
+            "postgresql://user:password@host:5432/name or sqlite:///file.db; DATABASE_URL is honoured too",
+            shown_default="an embedded PostgreSQL",
+        ),
+        Option("pool-size", whole, "connections kept open"),
+        Option("max-overflow", whole, "connections opened beyond the pool size when all are in use"),
+        Option("pool-timeout", seconds, "how long a request waits for a connection"),
+        Option("pool-recycle", seconds, "age at which a connection is replaced"),
+        Option("pre-ping", boolean, "test a connection when it is checked out"),
+        Option("min-idle", whole, "connections opened at start", shown_default="the pool size"),
+        Option("connect-timeout", seconds, "how long opening a connection may take"),
+        Option("tcp-timeout", seconds_or_off, "silence after which both ends give a connection up (PgBouncer: off)"),
+    ),
+    "Leaks": (
+        Option("leak-threshold", whole, "checked-out connections from which /pool-status says connection_leak"),
+        Option("leak-age", seconds_or_off, "age at which a checkout is reported as overdue", shown_default="off"),
+        Option("fail-on-leak", boolean, "exit with 5 when connections leaked"),
+    ),
+    "Shutdown": (
+        Option("announce-period", seconds, "time in which /readyz already says 503 and all else is served"),
+        Option("drain-timeout", seconds, "time for the requests in flight to finish"),
+        Option("cancel-timeout", seconds, "time for the cancelled ones to unwind"),
+        Option("teardown-timeout", seconds, "time for the application's own end, with the pool open to it"),
+        Option("dispose-timeout", seconds, "time to close the pool"),
+        Option("linger", seconds, "time for the last bytes to leave"),
+        Option(
+            "grace-period",
+            seconds,
+            "what the outside allows in all; steps that do not fit it are refused",
+            shown_default="the sum of the steps",
+        ),
+    ),
+    "Output": (
+        Option("report", output_file, "write the shutdown report there, as JSON"),
+        Option("transcript", output_file, "write every event there, as JSON lines"),
+        Option("log-format", log_format, "form of the log on stderr", "console"),
+        Option("log-level", log_level, "least level that is logged", "info"),
+    ),
+}
+
+
+def service_name(backend: Backend) -> str:
+    """Name of the command, in messages and in what the database server shows."""
+    return f"pooldrain-{backend}"
+
+
+def options_table() -> str:
+    """The options as a Markdown table, for the README."""
+    lines = ["| option | environment variable | default | meaning |", "|---|---|---|---|"]
+    for group, options in OPTIONS.items():
+        lines.append(f"| **{group}** | | | |")
+        for option in options:
+            meaning = option.help
+            if isinstance(option.read, OneOf):
+                meaning += ": " + ", ".join(f"`{choice}`" for choice in option.read.choices)
+            if option.read in (seconds, seconds_or_off):
+                meaning += ", in seconds"
+            if option.backends != BACKENDS:
+                meaning += "".join(f" (`{service_name(backend)}` only)" for backend in option.backends)
+            flags = f"`{option.flag}`, `--no-{option.name}`" if option.is_switch else f"`{option.flag}`"
+            lines.append(f"| {flags} | `{option.variable}` | {option.default_text} | {meaning} |")
+    return "\n".join(lines) + "\n"
