@@ -9,6 +9,7 @@ PYTEST_ARGS ?=
 JOBS ?= 2
 
 VENV := .venv
+OLDEST := .venv-oldest
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -18,7 +19,7 @@ export PYRIGHT_PYTHON_GLOBAL_NODE := 0
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo parity parity-fuzz chaos bench report test lint types browser pytest format lock clean distclean
+.PHONY: help setup demo parity parity-fuzz chaos bench report test test-oldest apps lint types browser pytest format lock clean distclean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -72,6 +73,19 @@ browser:
 pytest: setup browser | lint types
 	$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
+# Most of what differs from one version to another is in the pool and in the servers' adapters: a part of the tests.
+OLDEST_TESTS := tests/core/sqla tests/core/test_lifecycle.py tests/examples \
+	$(addprefix tests/servers/test_,clients.py connections.py load.py probes.py versions.py workers.py) \
+	$(addprefix tests/backends/test_,adopted.py answers.py leaks.py shutdown.py sqlite.py walkthrough.py)
+# What old versions say of new ones of what they use.
+OLDEST_WARNINGS := -W 'ignore:`general_plain_validator_function` is deprecated:DeprecationWarning'
+
+test-oldest: $(OLDEST)/.ready  ## the same with the oldest versions that pyproject.toml lets in, in part
+	$(OLDEST)/bin/pytest --numprocesses $(JOBS) --dist loadfile $(OLDEST_WARNINGS) $(OLDEST_TESTS) $(PYTEST_ARGS)
+
+apps: setup  ## MLflow's server, as it comes from PyPI, on every server: installed once into .venv-apps
+	@$(BIN)/python -m tests.apps.mlflow_server
+
 format: setup  ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -90,7 +104,7 @@ clean:  ## remove caches and builds
 	find shared sync_impl async_impl compare tests -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean  ## remove .venv and the embedded database's data too
-	rm -rf $(VENV) .pooldrain
+	rm -rf $(VENV) $(OLDEST) .venv-apps .pooldrain
 
 $(READY): requirements/dev.txt pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { \
@@ -106,4 +120,13 @@ $(READY): requirements/dev.txt pyproject.toml
 	@$(BIN)/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
 	@$(PIP) install --quiet -r requirements/dev.txt
 	@$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(OLDEST)/.ready: requirements/oldest.txt $(READY)
+	@echo "Setting up $(OLDEST) (once; it takes a minute or so)"
+	@$(PYTHON) -m venv --clear $(OLDEST)
+	@$(OLDEST)/bin/python -m pip --disable-pip-version-check install --quiet -r requirements/dev.txt
+	@# uvicorn-worker, which is measured against only, asks for a newer uvicorn, and is told nothing.
+	@$(OLDEST)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps -r requirements/oldest.txt
+	@$(OLDEST)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
