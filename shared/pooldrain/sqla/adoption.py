@@ -115,14 +115,17 @@ _CLASSES: dict[tuple[type[Pool], bool], type[Closable]] = {}  # those made so fa
 
 
 def given_name(engine: sqlalchemy.Engine) -> str | None:
-    """What its application calls an engine: its `logging_name`, that of its pool, its bind key; None: nothing."""
+    """What its application calls an engine: its `logging_name`, that of its pool; None: nothing."""
     pool_name: str | None = engine.pool._orig_logging_name
-    return engine.logging_name or pool_name or _bind_key()
+    return engine.logging_name or pool_name
 
 
 def fallback_name(engine: sqlalchemy.Engine) -> str:
-    """What an engine is called whose application calls it nothing: by its URL, masked."""
-    return DatabaseUrl.of_engine(engine.url).masked
+    """What an engine is called whose application calls it nothing: by its bind's key, or its URL, masked.
+
+    To be asked while the engine is being made.
+    """
+    return _bind_key() or DatabaseUrl.of_engine(engine.url).masked
 
 
 def _bind_key() -> str | None:

@@ -374,6 +374,16 @@ def test_a_name_that_two_engines_are_given_is_noticed(world: World, url: str) ->
     assert len(kept) == 2
 
 
+def test_binds_of_two_applications_may_have_one_key(world: World, url: str) -> None:
+    flask_sqlalchemy: dict[str, Any] = {"__name__": "flask_sqlalchemy.extension", "create_engine": create_engine}
+    make = "def make(bind_key, url):\n    return create_engine(url)\n"
+    exec(make, flask_sqlalchemy)
+    kept = [flask_sqlalchemy["make"](key, url) for key in (None, "archive", None)]
+    assert [pool.name for pool in world.runner.pools] == ["default", "archive", "default (2)"]
+    assert not world.runner.names_taken, "nobody has given them these names"
+    assert len(kept) == 3
+
+
 # -- drivers
 
 
