@@ -74,6 +74,7 @@ class GateMiddleware:
         exchange = _Exchange(runner, environ, start_response, request, client)
         try:
             exchange.body = self._app(environ, exchange.start_response)
+            exchange.settle()
         except BaseException as error:
             explanation = exchange.explain(error)
             if explanation is None:
@@ -82,7 +83,6 @@ class GateMiddleware:
                 runner.finish(request)
                 raise
             exchange.replace(explanation)
-        exchange.settle()
         if exchange.replacement is not None:
             exchange.drop_body()
             exchange.body = [b"" if method == "HEAD" else exchange.replacement.body]

@@ -8,6 +8,7 @@ import pytest
 
 from pooldrain_compare.harness.servers import GUNICORN, SERVERS, UVICORN, Backend
 from tests.harness.service import Launcher, Service
+from tests.harness.waiting import eventually
 
 all_servers = pytest.mark.parametrize("backend", SERVERS, ids=lambda backend: backend.name)
 
@@ -54,6 +55,16 @@ def query():
 def never():
     refused.connect()
 
+@app.get("/broken-page")
+def broken_page():
+    try:
+        refused.connect()
+    except Exception:
+        def body():
+            raise ValueError("no page either")
+            yield ""
+        return Response(body(), 500)
+
 @app.get("/own-page")
 def own_page():
     try:
@@ -71,6 +82,7 @@ def other_error():
 FASTAPI = """
 import os
 from fastapi import FastAPI, Response
+from fastapi.responses import StreamingResponse
 from sqlalchemy import create_engine, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -109,6 +121,16 @@ async def query():
 @app.get("/refused")
 async def never():
     await refused.connect()
+
+@app.get("/broken-page")
+async def broken_page():
+    try:
+        await refused.connect()
+    except Exception:
+        async def body():
+            raise ValueError("no page either")
+            yield ""
+        return StreamingResponse(body(), 500)
 
 @app.get("/own-page")
 async def own_page():
@@ -162,6 +184,17 @@ def test_what_keeps_a_request_from_its_database_is_explained_and_nothing_else_is
     service.send_signal()
     assert service.ended().code == 0
     assert "geheim" not in (service.directory / f"{backend.name}.log").read_text("utf-8").replace("nobody:geheim@", "")
+
+
+@all_servers
+def test_a_page_that_fails_as_well_keeps_no_request_in_flight(
+    services: Launcher, tmp_path: Path, backend: Backend
+) -> None:
+    service = start(services, backend, tmp_path)
+    service.connect().ask("GET", "/broken-page")  # some servers break it off, some say that it failed
+    eventually(lambda: any(e["event"] == "request_finished" for e in service.transcript), "it has ended")
+    service.send_signal()
+    assert service.ended().code == 0
 
 
 @all_servers
