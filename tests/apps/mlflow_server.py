@@ -13,10 +13,9 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 import venv
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from pooldrain_compare.harness.load import LoadClient, Outcome, Request
 from pooldrain_compare.harness.processes import ServerProcess, clean_environment
 from pooldrain_compare.harness.servers import GUNICORN, GUNICORN_2, UVICORN, UVICORN_2, WAITRESS, Backend
 from tests.harness.postgres import Postgres
+from tests.harness.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = Path(os.environ.get("APPS_VENV", ROOT / ".venv-apps"))
@@ -35,6 +35,7 @@ CLIENTS = 8
 ANSWERS = 60  # before the signal
 LOOK = 2.0  # seconds
 START_TIMEOUT = 120.0  # seconds: it imports half of PyPI
+ANSWERING = "MLflow's server answers"
 
 
 def main() -> int:
@@ -111,7 +112,7 @@ def _experiments(client: int) -> Iterator[Request]:
 def _under_load(played: _Played) -> list[str]:
     with played.process(APPS[played.colour]) as process:
         load = LoadClient(process.address, _experiments, clients=CLIENTS).start()
-        _wait(lambda: load.answered >= ANSWERS)
+        eventually(lambda: load.answered >= ANSWERS, ANSWERING, START_TIMEOUT)
         process.signal()
         ended = process.wait(90)
         result = load.join(30)
@@ -134,7 +135,7 @@ def _planted(played: _Played) -> list[str]:
     played.environment["PYTHONPATH"] = str(Path(__file__).parent)
     with played.process("planted:app") as process:
         load = LoadClient(process.address, _experiments, clients=1).start()
-        _wait(lambda: load.answered >= 2 * played.backend.workers)
+        eventually(lambda: load.answered >= 2 * played.backend.workers, ANSWERING, START_TIMEOUT)
         load.stop()
         process.signal()
         ended = process.wait(90)
@@ -158,19 +159,10 @@ def _closed(played: _Played) -> Iterator[str]:
     connections = played.report["connections"]
     if connections["abandoned"] or not connections["opened"]:
         yield f"connections {connections}"
-    until = time.monotonic() + LOOK
-    while (left := played.sessions()) and time.monotonic() < until:
-        time.sleep(0.05)  # the server's side ends a moment after ours
-    if left:
+    with suppress(AssertionError):  # the server's side ends a moment after ours
+        eventually(lambda: not played.sessions(), "no session is left", LOOK)
+    if left := played.sessions():
         yield f"{left} sessions left"
-
-
-def _wait(happened: Callable[[], bool]) -> None:
-    until = time.monotonic() + START_TIMEOUT
-    while not happened():
-        if time.monotonic() > until:
-            raise SystemExit("MLflow's server does not answer")
-        time.sleep(0.05)
 
 
 def _install() -> None:
