@@ -24,6 +24,7 @@ PACKAGES = {
 ORDER = [
     "printable",
     "current",
+    "teardown",
     "errors",
     "servers",
     "exit_codes",

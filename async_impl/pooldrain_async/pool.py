@@ -21,13 +21,10 @@ from pooldrain.sqla.async_pool import ClosableAsyncQueuePool
 from pooldrain.sqla.connect_options import engine_options
 from pooldrain.sqla.database_url import DatabaseUrl
 from pooldrain.sqla.hooks import EventSink, silence_collected_warning
-from pooldrain.sqla.loops import loop_of, run_on_loop
+from pooldrain.sqla.loops import PATIENCE, loop_of, run_on_loop
 from pooldrain.sqla.tracked_pool import Adopted, TrackedPool
 from pooldrain_async.bounded import Work, in_thread
 from pooldrain_async.cancellation import cancel
-
-# Seconds for another thread's loop to close a connection.
-LOOPS_PATIENCE = 2.0
 
 
 class Pool(TrackedPool):
@@ -87,7 +84,7 @@ class Pool(TrackedPool):
             return held
         record = checkout.key
         assert isinstance(record, ConnectionPoolEntry), "the only keys that there are"
-        await self._end(held.invalidate, record, LOOPS_PATIENCE)
+        await self._end(held.invalidate, record, PATIENCE)
         return True
 
     async def dispose(self, deadline: float) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import math
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -20,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from pooldrain import lifecycle
 from pooldrain.in_flight import Checkout, InFlightRequest
 from pooldrain.ledger import hold_as
-from pooldrain.lifecycle import TEARDOWN_HOLDER
+from pooldrain.lifecycle import TEARDOWN_HOLDER, never
 from pooldrain.phases import Phase
 from pooldrain.policy import ShutdownPolicy
 from pooldrain.shutdown import (
@@ -52,10 +51,6 @@ async def _call(function: Callable[[], object]) -> None:
         result = await in_thread(function)
     if inspect.isawaitable(result):
         await result
-
-
-def _never() -> float:
-    return math.inf
 
 
 class Server(lifecycle.Server, Protocol):
@@ -90,9 +85,7 @@ class Runner(lifecycle.Lifecycle[Pool, Callable[[], Awaitable[None]]]):
         lock: threading.RLock,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        told = events if pool is None else pool.events
-        assert told is not None, "a service without a pool of its own has to be told where its events go"
-        super().__init__([] if pool is None else [pool], policy, events=told, lock=lock, clock=clock)
+        super().__init__([] if pool is None else [pool], policy, events=events, lock=lock, clock=clock)
         self._event = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None  # once it is open
         self._thread = threading.get_ident()
@@ -115,8 +108,7 @@ class Runner(lifecycle.Lifecycle[Pool, Callable[[], Awaitable[None]]]):
             for hook in self._hooks:
                 await hook()
         except DBAPIError as error:
-            told = None if self.has_no_pool else self.pool.cannot_prepare(error)
-            if told is not None:  # in one line, without a traceback
+            if (told := self.cannot_prepare(error)) is not None:  # in one line, without a traceback
                 raise told from error
             raise
         self._watching = asyncio.create_task(self._watch(), name="pooldrain-watch")
@@ -229,27 +221,19 @@ class Runner(lifecycle.Lifecycle[Pool, Callable[[], Awaitable[None]]]):
         return done
 
     async def _teardown(self, step: Teardown) -> Done:
-        started, functions = self.clock(), self.shutdown_functions()
-        running: list[str] = [name for name, _ in functions[:1]]
-        abandoned: list[str] = []
+        started, ending = self.clock(), self.ending()
 
         async def end() -> None:
             with hold_as(TEARDOWN_HOLDER):
-                for name, function in functions:
-                    if abandoned:
-                        return  # and tell nothing any more: nobody waits
-                    running[:] = [name]
+                for function in ending:
                     try:
                         await _call(function)
                     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, the others run
-                        if not abandoned:
-                            self.failed(f"the shutdown function {name}", error)
-                running.clear()
+                        ending.failed(error)
 
-        if functions:
+        if ending:
             await run_all([end], step.deadline, self.clock, name="pooldrain-teardown")
-        abandoned += running
-        return self.torn_down(running[0] if running else None, started)
+        return self.torn_down(ending.abandon(), started)
 
     async def _reclaim(self, deadline: float) -> Done:
         self.close_pools()
@@ -272,7 +256,7 @@ class Runner(lifecycle.Lifecycle[Pool, Callable[[], Awaitable[None]]]):
         finished = await run_all(works, deadline, self.clock, name="pooldrain-dispose")
         return self.disposed(Done(self.clock(), timed_out=not finished), started, closed)
 
-    async def _wait(self, happened: Callable[[], bool], deadline: float, look: Callable[[], float] = _never) -> None:
+    async def _wait(self, happened: Callable[[], bool], deadline: float, look: Callable[[], float] = never) -> None:
         """Wait until it happened or the deadline (monotonic seconds) passes; look again after `look()` seconds."""
         while not happened() and (left := deadline - self.clock()) > 0:
             self._event.clear()

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from pooldrain.current import functions_at_shutdown
-from pooldrain.errors import describe_error
+from pooldrain.errors import StartupError, describe_error
 from pooldrain.gate import RequestGate, Reservation
 from pooldrain.in_flight import Checkout, GivenId, InFlightRequest, route_label
 from pooldrain.leak_rules import CERTAIN, LeakRule
@@ -31,6 +31,7 @@ from pooldrain.sqla.drivers import limits
 from pooldrain.sqla.hooks import EventSink
 from pooldrain.sqla.tracked_pool import TrackedPool
 from pooldrain.stacks import raised_at
+from pooldrain.teardown import Ending
 from pooldrain.transcript import (
     AcceptPaused,
     BackgroundFailed,
@@ -57,6 +58,7 @@ from pooldrain.transcript import (
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
+    from sqlalchemy.exc import DBAPIError
 
 
 class Server(Protocol):
@@ -92,6 +94,12 @@ TEARDOWN_HOLDER = "the application's shutdown"
 # Pools of engines that are gone whose counts are kept apart, for the report.
 PAST_POOLS = 20
 
+
+def never() -> float:
+    """When to look again where the end of what is waited for is an event."""
+    return math.inf
+
+
 PoolT = TypeVar("PoolT", bound=TrackedPool)
 Hook = TypeVar("Hook")
 
@@ -111,17 +119,19 @@ class Lifecycle(Generic[PoolT, Hook]):
         pools: Sequence[PoolT],
         policy: ShutdownPolicy,
         *,
-        events: EventSink,
+        events: EventSink | None = None,
         lock: AbstractContextManager[Any],
         clock: Callable[[], float],
     ) -> None:
+        told = pools[0].events if pools else events
+        assert told is not None, "a service without a pool of its own has to be told where its events go"
         self.gate = RequestGate()
         self._phase: Phase | None = None  # before the first
         self.policy = policy
         self.probes = Probes()
         self.told_when_ready: list[Event] = []
         self.signals: list[str] = []
-        self.events = events
+        self.events = told
         self.clock = clock
         self.pools: list[PoolT] = []
         self._main = pools[0] if pools else None
@@ -163,6 +173,10 @@ class Lifecycle(Generic[PoolT, Hook]):
     def has_no_pool(self) -> bool:
         """Whether the service has no pool of its own."""
         return self._main is None
+
+    def cannot_prepare(self, error: DBAPIError) -> StartupError | None:
+        """Why the application could not be prepared, if that is the fault of the service's own database."""
+        return None if self._main is None else self._main.cannot_prepare(error)
 
     def own(self, pool: PoolT) -> None:
         """Give the service a pool of its own, the main one. Before `open`, once."""
@@ -464,6 +478,10 @@ class Lifecycle(Generic[PoolT, Hook]):
         """What the application has to run at its end, by name, in the order of the calls to come."""
         functions = [*reversed(self._at_shutdown), *functions_at_shutdown(), *self.at_exit()]
         return [(_name_of(function), function) for function in functions]
+
+    def ending(self) -> Ending:
+        """The application's end, to be called through once."""
+        return Ending(self.shutdown_functions(), self.failed)
 
     def torn_down(self, running: str | None, started: float) -> Done:
         """The application has ended, or its time is over while `running` still runs."""

@@ -18,14 +18,11 @@ from pooldrain.policy import LeakPolicy, PoolPolicy
 from pooldrain.sqla.connect_options import engine_options
 from pooldrain.sqla.database_url import DatabaseUrl
 from pooldrain.sqla.hooks import EventSink
-from pooldrain.sqla.loops import loop_of, run_on_loop
+from pooldrain.sqla.loops import PATIENCE, loop_of, run_on_loop
 from pooldrain.sqla.pool import ClosableQueuePool
 from pooldrain.sqla.tracked_pool import Adopted, TrackedPool
 from pooldrain_sync.bounded import Work
 from pooldrain_sync.cancellation import cancel
-
-# Seconds for another thread's loop to close a connection.
-LOOPS_PATIENCE = 2.0
 
 
 class Pool(TrackedPool):
@@ -83,7 +80,7 @@ class Pool(TrackedPool):
             return held
         record = checkout.key
         assert isinstance(record, ConnectionPoolEntry), "the only keys that there are"
-        self._end(held.invalidate, record, LOOPS_PATIENCE)
+        self._end(held.invalidate, record, PATIENCE)
         return True
 
     def dispose(self, deadline: float) -> None:

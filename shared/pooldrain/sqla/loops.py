@@ -9,6 +9,9 @@ from contextlib import suppress
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import greenlet_spawn
 
+# Seconds for another thread's loop to close a connection that nobody returns.
+PATIENCE = 2.0
+
 _LOOP = "pooldrain.loop"  # in a record's `info`, which is emptied when the record gets another connection
 
 

@@ -101,9 +101,9 @@ def let_go(record: ConnectionPoolEntry) -> None:
     record.dbapi_connection = None
 
 
-def was_cancelled(request: InFlightRequest) -> bool:
+def was_cancelled(request: InFlightRequest | None) -> bool:
     """Whether the shutdown has cancelled it. What works under a name works for that, and not for the request."""
-    return request.cancelled and CURRENT_HOLDER.get() is None
+    return request is not None and request.cancelled and CURRENT_HOLDER.get() is None
 
 
 class Lifetime:
@@ -193,7 +193,7 @@ class Closable(Pool):
         """Check a connection out. Raises PoolClosed once closed, and to a request that was cancelled."""
         lifetime = self._lifetime
         request = CURRENT_REQUEST.get()
-        if lifetime.closed or (request is not None and was_cancelled(request)):
+        if lifetime.closed or was_cancelled(request):
             raise self._pool_closed(waiting=False)
         if (tracker := lifetime.tracker) is None:
             proxy = super().connect()
@@ -201,10 +201,10 @@ class Closable(Pool):
             # Before the checkout: one that waits may come back without its caller's frames.
             caller = tracker.walker.capture(self._caller_frame())
             proxy = super().connect()
-            if not (self._lifetime.closed or (request is not None and was_cancelled(request))):
+            if not (self._lifetime.closed or was_cancelled(request)):
                 tracker.checked_out(proxy, caller, self._worker())  # else nobody gets it, and there is nothing to tell
         # While the connection was being opened or tested; asked last, so that none slips by.
-        if self.closed or (request is not None and was_cancelled(request)):
+        if self.closed or was_cancelled(request):
             proxy.close()
             raise self._pool_closed(waiting=True)
         return proxy
@@ -247,7 +247,7 @@ class Closable(Pool):
         def open_unless_closed(record: ConnectionPoolEntry) -> Any:
             # A connection that fails its test would be replaced, even now.
             request = CURRENT_REQUEST.get()
-            if self._lifetime.closed or (request is not None and was_cancelled(request)):
+            if self._lifetime.closed or was_cancelled(request):
                 raise self._pool_closed(waiting=True)
             try:
                 return opening(record)
