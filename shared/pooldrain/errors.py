@@ -35,7 +35,11 @@ class PoolClosed(PooldrainError):
 
 
 class InvalidRequest(PooldrainError):
-    """A request turned out not to be valid HTTP while its body was being read."""
+    """A request turned out not to be valid HTTP, maybe while its body was being read. `status`: of the answer to it."""
+
+    def __init__(self, why: str, status: int = 400) -> None:
+        super().__init__(why)
+        self.status = status
 
 
 def describe_error(error: BaseException) -> str:

@@ -42,6 +42,10 @@ class ThreadedClient(Client, Protocol):
         """What to raise where a response has to be broken off."""
         ...
 
+    def sendable(self, body: Iterable[bytes]) -> Iterable[Any]:
+        """The parts of the body that the server wants in its place: with a length, as bytes have."""
+        ...
+
 
 class GateMiddleware:
     """Admits requests to `app`, refuses them with 503 once the gate is closed."""
@@ -225,7 +229,7 @@ class _Exchange:
                 next(iter(self.body), None)  # which may begin the answer; its length is true, and nothing of it comes
                 self._complete = True
                 return
-            for chunk in self.body:
+            for chunk in self.body if self._client is None else self._client.sendable(self.body):
                 if request is not None and not request.cancelled:
                     self._begun = True
                 self._left -= len(chunk)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import selectors
 import socket
-import time
-from collections import deque
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +11,7 @@ import pytest
 
 from pooldrain.runtime.listener import KEEP_ALIVE
 from pooldrain_compare.harness.servers import GUNICORN, SERVERS, WAITRESS, Backend
-from pooldrain_sync.servers.gunicorn.response import DISCARDED, ClientSocket, Interruption
-from pooldrain_sync.servers.gunicorn.worker import DrainConnection, DrainWorker
+from pooldrain_sync.engine.request import BODY_KEPT
 from pooldrain_sync.servers.waitress import DrainServer
 from tests.harness.http import request
 from tests.harness.service import Launcher, Service
@@ -108,7 +104,7 @@ def test_what_is_written_by_the_older_way_is_counted_too(
 # --- requests -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [DISCARDED, DISCARDED + 1, 5_000_000])
+@pytest.mark.parametrize("size", [1, BODY_KEPT, BODY_KEPT + 1, 5_000_000])
 def test_a_body_that_nobody_reads_is_read_off_or_the_end_of_its_connection_announced(
     service: Service, complaints: Callable[[], list[str]], size: int
 ) -> None:
@@ -130,33 +126,6 @@ def pair() -> tuple[socket.socket, socket.socket]:
     ours.setblocking(False)
     theirs.settimeout(5)
     return ours, theirs
-
-
-def test_gunicorn_looks_once_more_before_it_closes_an_idle_connection() -> None:
-    interruption = Interruption()
-    worker: Any = DrainWorker.__new__(DrainWorker)
-    worker.poller, worker._lingering, worker._retires = selectors.DefaultSelector(), {}, False
-    worker.keepalived_conns, worker.pending_conns, worker.nr_conns = deque(), deque(), 2
-    clients = []
-    for _ in range(2):
-        ours, theirs = pair()
-        no_config: Any = SimpleNamespace()
-        conn = DrainConnection(no_config, ClientSocket(ours, interruption), ("", 0), ("", 0))
-        conn.timeout = time.monotonic()
-        worker.keepalived_conns.append(conn)
-        worker.poller.register(conn.sock, selectors.EVENT_READ)
-        clients.append((conn, theirs))
-    (arriving, sender), (idle, waiting) = clients
-    sender.sendall(b"GET")
-    worker._close_idle()
-    assert list(worker.keepalived_conns) == [arriving]
-    assert (worker.nr_conns, list(worker._lingering)) == (1, [idle])
-    assert waiting.recv(1) == b"", "half-closed first"
-    for conn, theirs in clients:
-        conn.close()
-        theirs.close()
-    worker.poller.close()
-    interruption.set()
 
 
 def test_waitress_looks_once_more_before_it_closes_an_idle_connection() -> None:

@@ -26,8 +26,7 @@ from packaging.version import Version
 PATCHED = {
     "gunicorn": [
         "pooldrain.runtime.master.master",
-        "pooldrain_sync.servers.gunicorn.worker",
-        "pooldrain_sync.servers.gunicorn.response",
+        "pooldrain_sync.servers.gunicorn",
     ],
     "waitress": ["pooldrain_sync.servers.waitress"],
     "uvicorn": ["pooldrain_async.servers.uvicorn", "pooldrain_async.servers.gunicorn"],
@@ -66,13 +65,7 @@ UVICORN_SAYS = "pooldrain_async.middleware:_BREACHES"
 
 # What is called or set over there without being overridden.
 USED = {
-    "gunicorn.workers.gthread:ThreadWorker": (
-        *("set_accept_enabled", "wait_for_and_dispatch_events"),
-        *("on_pending_socket_readable", "notify"),
-    ),
-    "gunicorn.workers.gthread:TConn": ("set_timeout", "close"),
-    "gunicorn.workers.gthread:PollableMethodQueue": ("defer", "run_callbacks", "fileno"),
-    "gunicorn.http.wsgi:Response": ("force_close",),
+    "gunicorn.workers.base:Worker": ("notify",),
     "gunicorn.arbiter:Arbiter": ("run", "kill_workers", "kill_worker", "wait_for_signals", "signal"),
     "waitress.server:TcpWSGIServer": ("accept_connections", "pull_trigger", "set_socket_options", "del_channel"),
     "waitress.task:WSGITask": ("set_close_on_finish",),

@@ -11,6 +11,8 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import await_only
 from sqlalchemy.util import queue as sqla_queue
 
+from pooldrain.sqla.waits import telling
+
 
 class QueueClosed(Exception):
     """The queue is closed, to this getter at least; it may have `waited` for it. Never leaves the pool."""
@@ -44,24 +46,32 @@ class ClosableQueue(sqla_queue.Queue[ConnectionPoolEntry]):
         with self.mutex:
             if self.closed:
                 raise QueueClosed(waited=False)
-            if not self.queue:
-                if not block:
-                    raise sqla_queue.Empty
-                self._wait(timeout)
-            return self.queue.pop() if self.use_lifo else self.queue.popleft()
+            if self.queue:
+                return self._pop()
+            if not block:
+                raise sqla_queue.Empty
+        return self._wait(timeout)
 
-    def _wait(self, timeout: float | None) -> None:
-        """Wait, with the mutex held, for an item; raises Empty or QueueClosed."""
-        turn = self._turned_away
-        self._waiting += 1
-        try:
-            arrived = self.not_empty.wait_for(lambda: self.closed or self._turned_away > turn or self.queue, timeout)
-        finally:
-            self._waiting -= 1
-        if self.closed or self._turned_away > turn:
-            raise QueueClosed(waited=True)
-        if not arrived:
-            raise sqla_queue.Empty
+    def _pop(self) -> ConnectionPoolEntry:
+        return self.queue.pop() if self.use_lifo else self.queue.popleft()
+
+    @telling  # without the mutex: who is told may have this thread wait, and others need it meanwhile
+    def _wait(self, timeout: float | None) -> ConnectionPoolEntry:
+        """Wait for an item; raises Empty or QueueClosed."""
+        with self.mutex:
+            turn = self._turned_away
+            self._waiting += 1
+            try:
+                arrived = self.not_empty.wait_for(
+                    lambda: self.closed or self._turned_away > turn or self.queue, timeout
+                )
+            finally:
+                self._waiting -= 1
+            if self.closed or self._turned_away > turn:
+                raise QueueClosed(waited=True)
+            if not arrived:
+                raise sqla_queue.Empty
+            return self._pop()
 
     @property
     def waiting(self) -> int:

@@ -31,6 +31,7 @@ from pooldrain.sqla.hooks import (
     driver_connection,
 )
 from pooldrain.sqla.pool import Closable, let_go
+from pooldrain.sqla.waits import tell_of_database
 from pooldrain.status import PoolStatus
 from pooldrain.transcript import NotReturned, Outstanding, PoolClosing, PoolOpened
 
@@ -75,6 +76,7 @@ class TrackedPool:
         self.ledger = CheckoutLedger(leaks)
         self.tracker = PoolTracker(self.ledger, events, lock=lock, clock=clock, skip=skip, pool=name)
         self.tracker.listen(engine)
+        tell_of_database(engine)
         options = fill_in_options(engine, policy, service) if adopted else connect_options(url, policy, service)
         event.listen(engine, "do_connect", options)
         forks.protect(self)

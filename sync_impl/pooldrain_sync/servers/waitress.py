@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -158,6 +158,10 @@ class DrainTask(WSGITask):
     def broken_off(self) -> Exception:
         """What to raise where the response has to be broken off."""
         return ClientDisconnected()
+
+    def sendable(self, body: Iterable[bytes]) -> Iterable[bytes]:
+        """The body as it is."""
+        return body
 
     def build_response_header(self) -> bytes:
         """The response's head."""

@@ -1,0 +1,1 @@
+"""The threaded engine: every thread waits on one poller, and who wakes serves."""

@@ -1,0 +1,612 @@
+"""The engine: its threads, its connections, and what the main thread sees to when all of them are busy.
+
+How a connection is passed on: it is in `waiting` while the poller waits for its client to send, and whoever takes it
+out of there owns it, be it the thread that the poller has woken, or the main thread, whose patience has ended. What is
+kept of an answer is in `sending`; a connection whose answers are over is in `lingering` until its client has closed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import logging
+import math
+import os
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from pooldrain.answers import Answer
+from pooldrain.errors import InvalidRequest
+from pooldrain.gate import CLIENT, CLOSE_CONNECTION, CURRENT_RESERVATION
+from pooldrain.problems import CUT, INTERNAL_ERROR, REFUSED, invalid_request
+from pooldrain.runtime.listener import (
+    ACCEPT_BATCH,
+    BACKLOG,
+    FIRST_BYTES,
+    IDLE_LIMIT,
+    KEEP_ALIVE,
+    LINGER_LIMIT,
+    AcceptExhausted,
+    accepted,
+    has_arrived,
+)
+from pooldrain_sync.engine.connection import Connection, Interruption
+from pooldrain_sync.engine.exchange import SOFTWARE, Exchange, FileWrapper
+from pooldrain_sync.engine.poller import make_poller
+from pooldrain_sync.engine.request import BODY_KEPT, HttpsFrom, Request, StreamedBody, base_environ, environ_of
+from pooldrain_sync.engine.slots import Governor, RunSlots
+from pooldrain_sync.middleware import readable
+from pooldrain_sync.runner import Runner
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
+logger = logging.getLogger("pooldrain")
+
+# Requests of one connection that are served in a row before others have their turn.
+IN_A_ROW = 8
+
+# Seconds between two looks of the main thread while everybody is busy, and how many looks it goes on for afterwards.
+LOOK = 0.005
+LOOKS = 20
+
+# Requests begun between two looks, from which on the busy threads come by everything quickly enough themselves.
+BRISK = 4
+
+# What an application raises when its client has left, whatever it raises it from.
+_LEFT = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN})
+
+
+class Engine:
+    """The threads and connections of one process."""
+
+    def __init__(
+        self,
+        app: WSGIApplication,
+        runner: Runner,
+        listener: socket.socket,
+        *,
+        threads: int,
+        slots: int,
+        served: Callable[[], None],
+        https_from: HttpsFrom,
+    ) -> None:
+        """`served` is called after each request."""
+        self._app = app
+        self._runner = runner
+        self.listener = listener
+        self._threads = threads
+        self._served = served
+        self._https_from = https_from
+        self._base = base_environ(listener.getsockname()[:2], SOFTWARE)
+        self._base["wsgi.file_wrapper"] = FileWrapper
+        self._interruption = Interruption()
+        self._poller = make_poller()
+        self.slots = RunSlots(min(slots, threads), self._all_are_busy)
+        self._governor = Governor(self.slots, threads, time.monotonic(), time.process_time())
+        self._conns: dict[int, Connection] = {}
+        self.waiting: dict[Connection, float] = {}  # until when (monotonic seconds)
+        self._sending: dict[Connection, None] = {}
+        self.lingering: dict[Connection, float] = {}  # until when
+        self._ready: deque[Connection] = deque()  # those with a request that waits for a thread
+        self._probing: dict[str, ThreadPoolExecutor] = {}  # by path: one that hangs does not keep the others
+        self._idle_limit = float(KEEP_ALIVE)
+        self._accepts = False
+        self._listens = False  # whether the poller knows the listener
+        self._bell, self._ring = os.pipe()  # for the threads: something is ready
+        self.woken, self._wake = os.pipe()  # for the main thread
+        for end in (self._bell, self._ring, self.woken, self._wake):
+            os.set_blocking(end, False)
+        self._asleep = False  # whether the main thread sleeps until it is woken
+        self._looks = 0  # how many more looks it takes
+        self.exhausted: str | None = None  # why nothing more could be accepted
+        listener.setblocking(False)
+
+    def start(self) -> None:
+        """Start the threads, and accept."""
+        self._poller.add(self._bell)
+        for number in range(self._threads):
+            threading.Thread(target=self._work, name=f"pooldrain-{number}", daemon=True).start()
+        self.accept(True)
+
+    # --- the threads ------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        slots, poll, ready = self.slots, self._poller.poll, self._ready
+        ran = False
+        while True:
+            slots.poll(from_run=ran)
+            conn: Connection | None = None
+            fds: Sequence[int] = ()
+            try:
+                if ready:
+                    with contextlib.suppress(IndexError):  # somebody else was quicker
+                        conn = ready.popleft()
+                if conn is None:
+                    fds = poll(-1, 1)
+            except OSError as error:  # a broken poller: the main thread will find out as well
+                logger.error("waiting for clients failed", exc_info=error)
+                time.sleep(LOOK)
+            if conn is None and not fds:
+                slots.polled()
+                ran = False
+                continue
+            slots.run(from_poll=True)
+            slots.held = ran = True
+            try:
+                for fd in fds:
+                    conn = self.event(fd)
+                if conn is not None:
+                    self._serve_all(conn)
+            except Exception as error:
+                logger.error("a connection failed", exc_info=error)
+                if conn is not None:
+                    self._close(conn)
+            finally:
+                slots.held = False
+
+    def event(self, fd: int) -> Connection | None:
+        """Something has happened on a descriptor; a connection with a request that is to be served now."""
+        conn = self._conns.get(fd)
+        if conn is None:
+            if fd == self.listener.fileno():
+                self._listens = False
+                if self._accepts:
+                    self._accept_some()
+            elif fd == self._bell:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._bell, 4096)
+                self._poller.arm(self._bell)
+                with contextlib.suppress(IndexError):
+                    return self._ready.popleft()
+            return None
+        if self.waiting.pop(conn, None) is not None:
+            return self._read(conn)
+        if conn in self._sending:
+            return self._flush(conn)
+        if conn in self.lingering:
+            self._discard(conn)
+        return None
+
+    def _serve_all(self, conn: Connection) -> None:
+        """Serve what has come on a connection."""
+        following: Connection | None = conn
+        for _ in range(IN_A_ROW):
+            following = self._serve(conn)
+            if following is None:
+                return
+        self._queue(conn)
+
+    def _serve(self, conn: Connection) -> Connection | None:
+        request = conn.requests[0]
+        path = request.path
+        if path in self._runner.probes.uncounted:
+            answer = self._runner.probes.answer(request.method, path, self._runner.phase)
+            if answer is None:
+                self._serve_apart(conn, path)
+                return None
+            return self._answer(conn, answer)
+        return self._run(conn, request)
+
+    def _serve_apart(self, conn: Connection, path: str) -> None:
+        """Have a probe that the application answers served by a thread of its own."""
+        if path not in self._probing:
+            self._probing[path] = ThreadPoolExecutor(1, "pooldrain-probe")
+        self._probing[path].submit(self._serve_probe, conn)
+
+    def _serve_probe(self, conn: Connection) -> None:
+        try:
+            if self._run(conn, conn.requests[0]) is not None:
+                self._queue(conn)
+        except Exception as error:
+            logger.error("a connection failed", exc_info=error)
+            self._close(conn)
+
+    def _run(self, conn: Connection, request: Request) -> Connection | None:
+        """Have the application serve a request; the connection, if the next one is to be served now."""
+        exchange = conn.exchange = Exchange(conn, request)
+        conn.begun = False
+        request.served = True
+        environ = environ_of(self._base, request, conn.peer, self._https_from)
+        environ["wsgi.input"] = request.input if request.complete else self._streamed(conn, request)
+        environ[CLIENT] = exchange
+        environ[CLOSE_CONNECTION] = exchange.force_close
+        reservation = request.reservation
+        if reservation is not None:
+            CURRENT_RESERVATION.set(reservation)
+        failure: Answer | None = None
+        failed = True
+        try:
+            body = self._app(environ, exchange.start_response)
+            try:
+                for chunk in body:
+                    if chunk:
+                        exchange.write(chunk)
+                exchange.finish()
+            finally:
+                close = getattr(body, "close", None)
+                if close is not None:
+                    close()
+            failed = False
+        except InvalidRequest as error:
+            logger.info("invalid request refused: %s", error)
+            failure = invalid_request(error.status)
+        except BaseException as error:
+            if not (isinstance(error, OSError) and error.errno in _LEFT):
+                logger.error("error while serving a request", exc_info=error)
+                failure = INTERNAL_ERROR
+        finally:
+            if reservation is not None:
+                CURRENT_RESERVATION.set(None)
+                self._runner.release(reservation)
+        if failed:
+            exchange.force_close()
+            if failure is not None and not conn.begun:
+                with contextlib.suppress(OSError):
+                    self._send_answer(conn, request, failure)
+        return self._end(conn, keep=exchange.keeps and not conn.answered_for)
+
+    def _streamed(self, conn: Connection, request: Request) -> Any:
+        if request.expects:
+            request.expects = False
+            conn.send_interim()
+        return io.BufferedReader(StreamedBody(request, conn.more))
+
+    def _send_answer(self, conn: Connection, request: Request, answer: Answer) -> Exchange:
+        exchange = Exchange(conn, request)
+        if not self._runner.gate.keep_alive:
+            exchange.force_close()
+        try:
+            exchange.answer(answer)
+        except OSError:  # its client has left
+            exchange.force_close()
+        return exchange
+
+    def _answer(self, conn: Connection, answer: Answer) -> Connection | None:
+        """Answer the next request of a connection without a thread."""
+        request = conn.requests[0]
+        conn.begun = False
+        exchange = self._send_answer(conn, request, answer)
+        admitted = request.admitted
+        if admitted is not None and not admitted.ended:
+            admitted.status = answer.status
+            conn.when_sent(lambda: self._runner.finish(admitted))
+        return self._end(conn, keep=exchange.keeps)
+
+    def _end(self, conn: Connection, *, keep: bool) -> Connection | None:
+        """The answer to a connection's next request is over; the connection, if the one after it can be served."""
+        conn.requests.popleft()
+        conn.exchange = None
+        self._served()
+        return self._after(conn) if conn.end_exchange(keep=keep) else None
+
+    def _after(self, conn: Connection) -> Connection | None:
+        """All of an answer is sent."""
+        if conn.keep and not conn.broken:
+            return self._look_at(conn)
+        self._linger(conn)
+        return None
+
+    # --- reading ----------------------------------------------------------------------------------------------
+
+    def _read(self, conn: Connection) -> Connection | None:
+        """Read on; the connection, if it has a request to be served."""
+        try:
+            if not conn.receive():
+                self._lost(conn)
+                return None
+        except BlockingIOError:
+            self._await(conn)
+            return None
+        except InvalidRequest as error:
+            conn.invalid = error
+        return self._look_at(conn)
+
+    def _look_at(self, conn: Connection) -> Connection | None:
+        """What has come: the connection, if it has a request to be served; else it waits, or has been refused."""
+        if not conn.requests:
+            if conn.invalid is not None:
+                self._refuse_invalid(conn, Request())
+            else:
+                self._await(conn)
+            return None
+        request = conn.requests[0]
+        if request.complete:
+            return conn
+        if conn.invalid is not None:
+            self._refuse_invalid(conn, request)
+            return None
+        if request.admitted is None and request.path not in self._runner.probes.uncounted:
+            request.admitted = self._admit(request)
+            if request.admitted is None:
+                return self._answer(conn, REFUSED)
+        if request.kept >= BODY_KEPT:
+            return conn
+        if request.expects:
+            request.expects = False
+            conn.send_interim()
+        self._await(conn)
+        return None
+
+    def _admit(self, request: Request) -> Any:
+        return self._runner.admit(request.method, readable(request.path), request.header(b"x-request-id"))
+
+    def _refuse_invalid(self, conn: Connection, request: Request) -> None:
+        """Answer what is no valid HTTP, as all servers do."""
+        error = conn.invalid
+        logger.info("invalid request refused: %s", error)
+        conn.invalid = None
+        if not conn.requests:
+            conn.requests.append(request)
+        following = self._answer(conn, invalid_request(getattr(error, "status", 400)))
+        assert following is None, "it is not kept"
+
+    def _await(self, conn: Connection) -> None:
+        """Wait for its client to send."""
+        if conn.parser.in_head and conn.head_until:
+            until = conn.head_until  # a head has to be complete in time, however its bytes trickle in
+        else:
+            until = time.monotonic() + self._idle_limit
+            conn.head_until = until if conn.parser.in_head else 0.0
+        self.waiting[conn] = until
+        self._arm(conn.fd)
+
+    def _arm(self, fd: int, *, write: bool = False) -> None:
+        try:
+            self._poller.arm(fd, write=write)
+        except OSError as error:
+            if error.errno not in (errno.EBADF, errno.ENOENT):  # closed by another thread: at the very end
+                raise
+
+    def _arm_to_send(self, conn: Connection) -> None:
+        """Wait until its client takes more. Called under the connection's lock."""
+        self._sending[conn] = None
+        self._arm(conn.fd, write=True)
+
+    def _flush(self, conn: Connection) -> Connection | None:
+        with conn.lock:
+            self._sending.pop(conn, None)
+        return self._after(conn) if conn.flush() else None
+
+    def _lost(self, conn: Connection) -> None:
+        """Its client has left."""
+        admitted = conn.requests[0].admitted if conn.requests else None
+        conn.left = True
+        self._close(conn)
+        if admitted is not None and not admitted.ended:
+            self._runner.finish(admitted)
+
+    def _close(self, conn: Connection) -> None:
+        if self._conns.get(conn.fd) is conn:
+            self._poller.remove(conn.fd)
+            del self._conns[conn.fd]
+        self._sending.pop(conn, None)
+        self.lingering.pop(conn, None)
+        conn.close()
+
+    def _linger(self, conn: Connection) -> None:
+        """Close our half; the rest when the client has closed, so that unread bytes reset nothing on the wire."""
+        try:
+            conn.sock.shutdown(socket.SHUT_WR)
+        except OSError:  # the client was first
+            self._close(conn)
+            return
+        self.lingering[conn] = time.monotonic() + LINGER_LIMIT
+        self._arm(conn.fd)
+
+    def _discard(self, conn: Connection) -> None:
+        try:
+            left = conn.sock.recv(65536)
+        except BlockingIOError:
+            left = b"?"
+        except OSError:
+            left = b""
+        if left:
+            self._arm(conn.fd)
+        else:
+            self._close(conn)
+
+    # --- accepting --------------------------------------------------------------------------------------------
+
+    def accept(self, wanted: bool) -> None:
+        """Accept connections, or no more of them."""
+        self._accepts = wanted
+        if wanted and not self._listens:
+            self._listens = True
+            fd = self.listener.fileno()
+            if self._listens_once:
+                self._arm(fd)
+            else:
+                self._listens_once = True
+                self._poller.add(fd)
+
+    _listens_once = False
+
+    def _accept_some(self) -> None:
+        try:
+            self.accept_now(ACCEPT_BATCH)
+            self._runner.can_accept()
+        except AcceptExhausted as error:
+            self._accepts = False
+            self._runner.cannot_accept(str(error))
+            self.exhausted = str(error)
+            self.wake()
+            return
+        except OSError as error:
+            self.failed = error
+            self.wake()
+            return
+        if self._accepts:
+            self._listens = True
+            self._arm(self.listener.fileno())
+
+    failed: OSError | None = None  # the listener
+
+    def accept_now(self, limit: int = BACKLOG) -> None:
+        """Accept who is queued. Raises AcceptExhausted, OSError."""
+        for client, peer in accepted(self.listener, limit):
+            client.setblocking(False)
+            with contextlib.suppress(OSError):  # it has left
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            conn = Connection(client, peer[:2], self._interruption, self._arm_to_send)
+            now = time.monotonic()
+            conn.first_bytes_until = now + FIRST_BYTES
+            self._conns[conn.fd] = conn
+            self.waiting[conn] = now + self._idle_limit
+            self._poller.add(conn.fd)
+
+    # --- what the main thread sees to -------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Wake the main thread."""
+        self._asleep = False
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._wake, b"x")
+
+    def _all_are_busy(self) -> None:
+        if self._asleep:
+            self.wake()
+
+    def patience(self) -> float:
+        """Seconds until the main thread has to look again, if nothing wakes it before. It is about to wait."""
+        self._asleep = True
+        if not self.slots.polling:
+            self._looks = LOOKS
+        if self._looks:
+            self._asleep = False
+            self._looks -= 1
+            return LOOK
+        return 1.0
+
+    def attend(self) -> None:
+        """The main thread is awake: see to what the others do not come to."""
+        self._asleep = False
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.woken, 4096)
+        begun = self._governor.look(time.monotonic(), time.process_time())
+        if not self.slots.polling and begun < BRISK:
+            self.take_over()
+
+    def take_over(self) -> None:
+        """Read what has come, answer what needs no thread, and queue the rest in the order in which it came."""
+        for _ in range(IN_A_ROW):
+            fds = self._poller.poll(0, ACCEPT_BATCH)
+            if not fds:
+                break
+            for fd in fds:
+                conn = self.event(fd)
+                while conn is not None:
+                    conn = self._hand_on(conn)
+        if self._ready:
+            self.slots.need_poller()
+
+    def _hand_on(self, conn: Connection) -> Connection | None:
+        request = conn.requests[0]
+        if request.path in self._runner.probes.uncounted:
+            return self._serve(conn)
+        if request.admitted is None and request.reservation is None:
+            request.reservation = self._runner.reserve()
+            if request.reservation is None:
+                self._admit(request)  # which counts it as refused
+                return self._answer(conn, REFUSED)
+        self._queue(conn)
+        return None
+
+    def _queue(self, conn: Connection) -> None:
+        self._ready.append(conn)
+        self.slots.need_poller()
+        if self.slots.polling:
+            with contextlib.suppress(BlockingIOError):
+                os.write(self._ring, b"x")
+
+    def close_idle(self) -> None:
+        """Close the connections on which nothing moves any more."""
+        now = time.monotonic()
+        for conn, until in list(self.waiting.items()):
+            if now < until or has_arrived(conn.fd) or self.waiting.pop(conn, None) is None:
+                continue
+            if conn.requests:
+                self._lost(conn)
+            else:
+                self._linger(conn)
+        for conn in list(self._sending):
+            if now >= conn.moved_at + KEEP_ALIVE and conn.give_up():
+                self._close(conn)
+        self.close_lingering(now)
+
+    def close_lingering(self, now: float) -> None:
+        """Close those that have lingered long enough."""
+        for conn, until in list(self.lingering.items()):
+            if now >= until:
+                self._close(conn)
+
+    @property
+    def lingers_until(self) -> float:
+        """When the first of them has (monotonic seconds)."""
+        return min(list(self.lingering.values()), default=float("inf"))
+
+    def retire(self) -> None:
+        """Keep connections on which nothing comes for a short while only."""
+        self._idle_limit = float(IDLE_LIMIT)
+        limit = time.monotonic() + IDLE_LIMIT
+        for conn, until in list(self.waiting.items()):
+            if conn in self.waiting:
+                self.waiting[conn] = min(until, limit)
+
+    @property
+    def connected(self) -> int:
+        """How many connections there are, lingering ones not counted."""
+        return len(self._conns) - len(self.lingering)
+
+    def idle(self, now: float) -> int:
+        """How many of them have nothing to be answered, and are not about to send for the first time."""
+        return sum(not conn.requests and now >= conn.first_bytes_until for conn in list(self.waiting))
+
+    # --- the end ----------------------------------------------------------------------------------------------
+
+    def interrupt(self) -> None:
+        """From now on no request waits for its client any more. Thread-safe."""
+        self._interruption.set()
+
+    def cut(self) -> None:
+        """Nothing waits for its client any more, or for a thread."""
+        while self._ready:
+            with contextlib.suppress(IndexError):
+                conn: Connection | None = self._ready.popleft()
+                while conn is not None:
+                    conn = self._refuse_queued(conn)
+        for conn in list(self.waiting):
+            if conn.requests and self.waiting.pop(conn, None) is not None:
+                conn.interrupted = True
+                self._answer(conn, CUT)
+        for conn in list(self._sending):
+            with conn.lock:
+                self._sending.pop(conn, None)
+            over = conn.flush()
+            if not over and conn.unsent:
+                over = conn.give_up(interrupted=True)
+            if over:
+                self._after(conn)
+
+    def _refuse_queued(self, conn: Connection) -> Connection | None:
+        request = conn.requests[0]
+        if request.reservation is not None:
+            self._runner.release(request.reservation)
+            self._admit(request)  # which counts it as refused
+        return self._answer(conn, REFUSED)
+
+    def close_all(self) -> bool:
+        """Close the connections on which nothing has come, and those that linger; False if something has."""
+        for conn in list(self.waiting):
+            if has_arrived(conn.fd):
+                return False
+            if self.waiting.pop(conn, None) is not None:
+                self._close(conn)
+        self.close_lingering(math.inf)
+        return True

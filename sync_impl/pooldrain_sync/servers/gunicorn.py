@@ -1,0 +1,274 @@
+"""The threaded engine as a worker of gunicorn 27.0.1's: on its public base class, and under our master.
+
+What gunicorn's own threaded worker does at a shutdown, and this one does not: it stops accepting, so that whatever the
+kernel still queues is reset; it gives every new connection a thread before a byte has come; it closes connections with
+a wait of up to 2 s on its main thread; it drops an application's wish to close a connection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from pooldrain.exit_codes import ExitCode
+from pooldrain.runtime.listener import ACCEPT_PAUSE, BROKEN_PAUSE, AcceptExhausted, drop_new_connections
+from pooldrain.runtime.master.worker import ManagedWorker
+from pooldrain.runtime.process.exit import fast_exit, told_in_one_line
+from pooldrain.shutdown import ShutdownReport, Stop
+
+if TYPE_CHECKING:
+    from pooldrain.runtime.startup import Ground
+    from pooldrain_sync.assembly import BuiltService
+    from pooldrain_sync.engine.engine import Engine
+    from pooldrain_sync.engine.request import HttpsFrom
+
+# Connections of one process.
+MOST_CONNECTIONS = 10_000
+
+# Threads that run Python at the same time: more of them take the interpreter from each other at every system call.
+RUN_SLOTS = 1
+SLOTS = "POOLDRAIN_RUN_SLOTS"  # a variable: another number of them, to measure what they bring
+
+
+class DrainWorker(ManagedWorker):
+    """The worker: its main thread attends until the runner's shutdown is over, the engine's threads serve."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._service: BuiltService | None = None
+        self._engine: Engine | None = None
+        self._accepts = True  # False once the end has begun
+        self._accept_again_at = 0.0  # monotonic seconds, if not 0; nothing is accepted until then
+        self._crowd = 0  # or until there are fewer connections than this
+        self._retires = False  # whether it leaves its service to other workers
+        self._cancels = False  # whether that is asked for, and not yet done
+        self._tidied_at = 0.0
+        self._stop: Stop | None = None
+        self._stopped = threading.Event()
+        self._shutdown: threading.Thread | None = None
+        self._report: ShutdownReport | None = None
+
+    @property
+    def service(self) -> BuiltService:
+        """The service of this process."""
+        assert self._service is not None, "built by load_wsgi"
+        return self._service
+
+    @property
+    def engine(self) -> Engine:
+        """What serves."""
+        assert self._engine is not None, "made by run"
+        return self._engine
+
+    # --- start ----------------------------------------------------------------------------------------------
+
+    def load_wsgi(self) -> None:
+        """Build and open the service, in this process. A failure ends the worker with one line."""
+        with told_in_one_line(self.app.settings.service):
+            # After the fork: a master without frameworks has less to tear down when everything waits for its exit.
+            from pooldrain_sync.assembly import build
+
+            self._service = self.app.preloaded or build(self.app.settings, self.app.url)
+            with self.guarded_start():
+                self.service.runner.open()
+
+    def run(self) -> None:
+        """Serve until a signal has led to the end, then leave the process."""
+        from pooldrain.sqla.waits import tell  # as above
+        from pooldrain_sync.engine.engine import Engine
+
+        listener = self.take_listener()
+        engine = self._engine = Engine(
+            self.service.app,
+            self.service.runner,
+            listener,
+            threads=self.app.settings.threads,
+            slots=int(os.environ.get(SLOTS, RUN_SLOTS)),
+            served=self._count,
+            https_from=self._https_from(),
+        )
+        listening = self.app.ground.listening(listener)
+        tell(engine.slots)
+        engine.start()
+        self.accepts_requests()  # first: who reads that we listen may send SIGHUP
+        self.service.runner.events.emit(listening)
+        poll = select.poll()
+        for descriptor in (self.watch.fileno(), engine.woken):
+            poll.register(descriptor, select.POLLIN)
+        self._attend_signals()
+        while not self._stopped.is_set():
+            try:
+                poll.poll(self._patience() * 1000)
+                self._turn()
+            except Exception as error:  # noqa: BLE001 - whatever it is, what it serves is to be ended in order
+                self._broken(error)
+        assert self._shutdown is not None
+        self._shutdown.join()
+        fast_exit(ExitCode.DISPOSE_FAILED if self._report is None else self._report.exit_code)
+
+    def _count(self) -> None:
+        self.has_served(self.service.runner.gate.finished)
+
+    def _https_from(self) -> HttpsFrom:
+        from pooldrain_sync.engine.request import HttpsFrom
+
+        peers = frozenset(map(str, self.cfg.forwarded_allow_ips))
+        headers = {f"HTTP_{name.replace('-', '_')}": value for name, value in self.cfg.secure_scheme_headers.items()}
+        return HttpsFrom(peers, headers)
+
+    # --- what the runner asks for, in its thread ------------------------------------------------------------
+
+    def drain(self) -> None:
+        """From now on requests are refused: by whoever reads them, for which no thread has to be free."""
+        self.engine.wake()
+
+    def cancel(self) -> None:
+        """From now on no request waits for its client any more, or for a thread: those that do are refused."""
+        self.engine.interrupt()
+        self._cancels = True
+        self.engine.wake()
+
+    def stop(self, step: Stop) -> None:
+        """Answer what is queued, close the listener and every connection; return when done."""
+        self._stop = step
+        self.engine.wake()
+        self._stopped.wait(step.limit + BROKEN_PAUSE - time.monotonic())  # less, unless the loop is broken
+
+    def retire(self) -> None:
+        """Leave new clients to the other workers; close, after a while, the connections on which nothing comes."""
+        self._retires, self._accepts = True, False
+        self.engine.wake()
+
+    def rejoin(self) -> None:
+        """Take new clients again: the whole service ends, and they are to be told."""
+        self._retires, self._accepts = False, True
+        self.engine.wake()
+
+    @property
+    def connected(self) -> bool:
+        """Whether it has clients."""
+        return self._accepts or self.engine.connected > 0 or bool(self.engine.lingering)
+
+    def _shut_down(self) -> None:
+        try:
+            self._report = self.service.runner.shut_down(self, retiring=self)
+            self.leave_report(self._report)
+        finally:
+            self._stopped.set()
+            self.engine.wake()
+
+    # --- the loop -------------------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        engine, now = self.engine, time.monotonic()
+        self.watch.drain()
+        engine.attend()
+        self._accept(now)
+        self._attend_signals()
+        if self.watch.received:
+            self.look_again()
+        if now >= min(self._tidied_at + 1.0, engine.lingers_until) or self._retires:
+            self._tidied_at = now
+            self.notify()
+            self.mind_master()
+            engine.close_idle()
+        if self._retires and not self.connected:
+            self.service.runner.look_again()
+        if self._cancels:
+            self._cancels = False
+            engine.cut()
+        if self._stop is not None:
+            self._stop_once_quiet(self._stop)
+
+    def _accept(self, now: float) -> None:
+        """Accept, unless the end has begun, or there is no room."""
+        engine = self.engine
+        if engine.failed is not None:
+            raise engine.failed
+        if engine.exhausted is not None:
+            engine.exhausted = None
+            self._accept_again_at, self._crowd = now + ACCEPT_PAUSE, engine.connected
+        if self._accept_again_at and (now >= self._accept_again_at or engine.connected < self._crowd):
+            self._accept_again_at = 0.0
+        if self._accepts or self._retires:
+            engine.accept(self._accepts and not self._accept_again_at and engine.connected < MOST_CONNECTIONS)
+        if self._retires:
+            engine.retire()
+
+    def _broken(self, error: Exception) -> None:
+        """A turn has failed: tell it, and end in order, which the turns that still succeed help with."""
+        self.service.runner.failed("the server's loop", error)
+        if not self.watch.received:
+            self.watch.handle(signal.SIGTERM)
+        with contextlib.suppress(Exception):
+            self._attend_signals()
+        self._stopped.wait(BROKEN_PAUSE)
+
+    def look_again(self) -> None:
+        """What the master has to say may have changed."""
+        self.service.runner.look_again()
+
+    def _attend_signals(self) -> None:
+        for name in self.watch.take_ignored():
+            self.service.runner.signal_ignored(name)
+        for name in self.due_signals(time.monotonic()):
+            self.service.runner.signalled(name)
+        if self._told and self._shutdown is None:
+            shutdown = threading.Thread(target=self._shut_down, name="pooldrain-shutdown")
+            shutdown.start()  # if there is no room for it: at the next turn
+            self._shutdown = shutdown
+
+    def _patience(self) -> float:
+        """How long to wait for events, in seconds."""
+        now = time.monotonic()
+        instants = [now + self.engine.patience(), now + (self.patience(now) or 1.0), self.engine.lingers_until]
+        if self._accepts and self._accept_again_at > now:
+            instants.append(self._accept_again_at)
+        if self._stop is not None:
+            instants.append(self._stop.deadline)
+            instants.append(now + BROKEN_PAUSE / 10)
+        if self._retires:
+            instants.append(now + BROKEN_PAUSE)
+        return max(0.001, min(instants) - now)
+
+    # --- the end --------------------------------------------------------------------------------------------
+
+    def _stop_once_quiet(self, step: Stop) -> None:
+        engine = self.engine
+        if self._accepts:
+            # What comes after this last look stays in the queue, for the other workers or for the master.
+            self._accepts = False
+            engine.accept(False)
+            if self.app.owns_listener:
+                drop_new_connections(engine.listener)
+            try:
+                engine.accept_now()
+            except AcceptExhausted as error:  # what is left is for the others, or for the master
+                self.service.runner.cannot_accept(str(error))
+        now = time.monotonic()
+        stuck = len(self.service.runner.gate.in_flight)  # cut requests whose threads never came back
+        if (engine.connected - stuck > 0 or engine.lingering) and now < step.deadline:
+            return
+        engine.take_over()  # what has arrived by now is read, and so not reset
+        if now < step.limit and (engine.connected - engine.idle(now) - stuck > 0 or not engine.close_all()):
+            return
+        engine.close_all()  # now, and not by the process's end: the report needs a descriptor, too
+        self._stopped.set()
+
+
+def serve(ground: Ground) -> int:
+    """Serve from one process or several, under a master, until a signal has led to the end; the exit code."""
+    from pooldrain.runtime.master.master import run_master
+
+    return run_master(ground, DrainWorker, lambda: _build(ground))
+
+
+def _build(ground: Ground) -> object:
+    from pooldrain_sync.assembly import build  # the frameworks: for a master only if it is to preload
+
+    return build(ground.settings, ground.url)
