@@ -36,8 +36,9 @@ def _duration(name: str, value: float, *, zero: bool = True) -> None:
 class PoolPolicy:
     """How many connections, and how long to wait for one.
 
-    Defaults are the tutorial's. `min_idle` connections are opened at start (None means `pool_size`). After
-    `tcp_timeout` without a sign of life a connection is dead to both ends (None leaves that to the systems).
+    Defaults are the tutorial's. `min_idle` connections are opened at start (None means `pool_size`). Within
+    `pre_ping_idle` of its last use a connection is not tested (0: it always is), as HikariCP's `aliveBypassWindowMs`.
+    After `tcp_timeout` without a sign of life one is dead to both ends (None leaves that to the systems).
     Raises ConfigurationError when a number is out of range.
     """
 
@@ -46,6 +47,7 @@ class PoolPolicy:
     pool_timeout: float = 30.0
     pool_recycle: float = 3600.0
     pre_ping: bool = True
+    pre_ping_idle: float = 0.5
     min_idle: int | None = None
     connect_timeout: float = 5.0
     tcp_timeout: float | None = 15.0
@@ -55,6 +57,7 @@ class PoolPolicy:
         _require(self.max_overflow >= 0, f"max_overflow must be 0 or more, not {self.max_overflow}")
         _duration("pool_timeout", self.pool_timeout)
         _duration("pool_recycle", self.pool_recycle, zero=False)
+        _duration("pre_ping_idle", self.pre_ping_idle)
         _duration("connect_timeout", self.connect_timeout, zero=False)
         if self.tcp_timeout is not None:
             _duration("tcp_timeout", self.tcp_timeout, zero=False)

@@ -100,7 +100,7 @@ def draw(seed: int, number: int) -> Plan:
         settled=dice.random() < 0.8,
         options=(
             *(str(word) for pair in options.items() for word in pair),
-            *(["--no-pre-ping"] * (dice.random() < 0.2)),
+            *dice.choice(((), (), ("--no-pre-ping",), ("--pre-ping-idle", "0"), ("--pre-ping-idle", "0.1"))),
             *application,
         ),
         grace_period=policy.needed,

@@ -31,9 +31,14 @@ MOST_CHOICES = 5  # more than there usually are: an action takes its choice modu
 _FINAL = ("crash", "after", "stream")
 
 
-def _pool_policy(size: int, overflow: int, idle: int, timeout: float, pre_ping: bool) -> PoolPolicy:
+def _pool_policy(size: int, overflow: int, idle: int, timeout: float, pre_ping: bool, untested: float) -> PoolPolicy:
     return PoolPolicy(
-        pool_size=size, max_overflow=overflow, min_idle=min(idle, size), pool_timeout=timeout, pre_ping=pre_ping
+        pool_size=size,
+        max_overflow=overflow,
+        min_idle=min(idle, size),
+        pool_timeout=timeout,
+        pre_ping=pre_ping,
+        pre_ping_idle=untested,
     )
 
 
@@ -44,6 +49,7 @@ _pools = st.builds(
     idle=st.integers(0, 3),
     timeout=st.sampled_from((41.3, 2.3)),
     pre_ping=st.booleans(),
+    untested=st.sampled_from((0.0, 0.6)),
 )
 _leaks = st.builds(
     LeakPolicy,

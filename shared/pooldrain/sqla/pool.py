@@ -15,8 +15,11 @@ This module patches internals of SQLAlchemy 2.1's QueuePool (`_do_get`, `_return
 
 from __future__ import annotations
 
+import math
 import sys
+import time
 import weakref
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, Protocol
 
@@ -79,6 +82,8 @@ class PoolExhausted(PoolTimeout):
         self.holders = holders
 
 
+_RETURNED_AT = "pooldrain_returned_at"  # where a record says when its connection was used last
+
 FAILURE = "pooldrain_failure"  # where an exception says which failure it tells of
 
 
@@ -112,6 +117,8 @@ class Lifetime:
     def __init__(self) -> None:
         self.closed = False
         self.tracker: Tracker | None = None
+        self.untested = 0.0  # seconds since its last use within which a connection is not tested again
+        self.clock: Callable[[], float] = time.monotonic
         self.generations: weakref.WeakSet[Closable] = weakref.WeakSet()
 
     def close(self) -> None:
@@ -262,7 +269,16 @@ class Closable(Pool):
         if (tracker := self._lifetime.tracker) is not None:
             tracker.closed_one(connection)  # not by the event, which comes before a close that may hang
 
+    def _do_get(self) -> ConnectionPoolEntry:
+        record: Any = super()._do_get()
+        lifetime = self._lifetime
+        if lifetime.untested and lifetime.clock() - getattr(record, _RETURNED_AT, -math.inf) < lifetime.untested:
+            record.fresh = True  # SQLAlchemy's own word for a connection that it need not test
+        return record  # type: ignore[no-any-return]
+
     def _return_conn(self, record: ConnectionPoolEntry) -> None:
+        if self._lifetime.untested:
+            setattr(record, _RETURNED_AT, self._lifetime.clock())
         if (tracker := self._lifetime.tracker) is not None:
             tracker.checked_in(record)
         self._do_return_conn(record)

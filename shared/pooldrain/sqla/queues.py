@@ -35,7 +35,7 @@ class ClosableQueue(sqla_queue.Queue[ConnectionPoolEntry]):
     def put(self, item: ConnectionPoolEntry, block: bool = True, timeout: float | None = None) -> None:
         """Put without waiting; raises Full."""
         with self.mutex:  # re-entrant: a garbage collection may return a leaked connection at any point
-            if 0 < self.maxsize <= len(self.queue):
+            if 0 < self.maxsize <= len(self.queue) - self._waiting:  # what somebody waits for is not closed
                 raise sqla_queue.Full
             self.queue.append(item)
             if self._waiting:
@@ -122,7 +122,7 @@ class ClosableAsyncQueue(sqla_queue.QueueCommon[ConnectionPoolEntry]):
 
     def full(self) -> bool:
         """Whether there is no room."""
-        return 0 < self.maxsize <= len(self._items)
+        return 0 < self.maxsize <= len(self._items) - len(self._getters)  # what somebody waits for is not closed
 
     def qsize(self) -> int:
         """How many items there are."""

@@ -63,6 +63,7 @@ class TrackedPool:
         assert isinstance(engine.pool, Closable), "made with a closable pool, or adopted"
         self._engine: Callable[[], sqlalchemy.Engine | None] = weakref.ref(engine) if adopted else lambda: engine
         self.lifetime = engine.pool.lifetime
+        self.lifetime.untested, self.lifetime.clock = policy.pre_ping_idle, clock
         self.on_loop = engine.dialect.is_async  # whether its connections belong to an event loop
         self.adopted = adopted
         self.name = name

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import select
 import socket
+import sys
+import termios
 import threading
 import time
 from collections import deque
@@ -29,6 +32,8 @@ RECEIVE = 65536
 
 # Bytes of answers that are kept for a client before the thread that makes more of them has to wait.
 ANSWER_KEPT = 1 << 20
+
+_QUEUES = (termios.TIOCOUTQ, termios.FIONREAD) if sys.platform == "linux" else ()
 
 _ENDING = "the service is shutting down and waits no longer for this client"
 
@@ -89,6 +94,7 @@ class Connection:
     invalid: Exception | None = None  # what was wrong with what it has sent
     exchange: Exchange | None = None  # the current one
     closed = False
+    told = False  # its last answer has said that it is the last
     head_until = 0.0  # monotonic seconds; when the head that is coming has to be complete
 
     def __init__(
@@ -287,6 +293,18 @@ class Connection:
                 self.sock.send(response)
                 self.sock.shutdown(socket.SHUT_WR)
         return True
+
+    @property
+    def has_taken_all(self) -> bool:
+        """Whether its client has acknowledged all that was sent, our end included, and has nothing more to send.
+
+        It has read that this was the last answer; then closing resets nothing (Linux: SIOCOUTQ and SIOCINQ, tcp(7)).
+        """
+        if not _QUEUES or self.broken or self.requests or not self.parser.between_requests:
+            return False
+        with contextlib.suppress(OSError):
+            return not any(any(fcntl.ioctl(self.fd, number, bytes(4))) for number in _QUEUES)
+        return False
 
     def close(self) -> None:
         """Close it, and leave nobody waiting."""

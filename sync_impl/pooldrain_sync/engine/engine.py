@@ -290,7 +290,7 @@ class Engine:
         """All of an answer is sent."""
         if conn.keep and not conn.broken:
             return self._look_at(conn)
-        self._linger(conn)
+        self._linger(conn, told=True)
         return None
 
     # --- reading ----------------------------------------------------------------------------------------------
@@ -390,11 +390,18 @@ class Engine:
         self.lingering.pop(conn, None)
         conn.close()
 
-    def _linger(self, conn: Connection) -> None:
-        """Close our half; the rest when the client has closed, so that unread bytes reset nothing on the wire."""
+    def _linger(self, conn: Connection, *, told: bool = False) -> None:
+        """Close our half; the rest when the client has closed, so that unread bytes reset nothing on the wire.
+
+        At once, if it was `told` that we close, and has taken all: then it sends nothing that could be reset.
+        """
         try:
             conn.sock.shutdown(socket.SHUT_WR)
         except OSError:  # the client was first
+            self._close(conn)
+            return
+        conn.told = told
+        if told and conn.has_taken_all:
             self._close(conn)
             return
         self.lingering[conn] = time.monotonic() + LINGER_LIMIT
@@ -544,6 +551,12 @@ class Engine:
         """Close those that have lingered long enough."""
         for conn, until in list(self.lingering.items()):
             if now >= until:
+                self._close(conn)
+
+    def close_taken(self) -> None:
+        """Close those that linger although their clients have taken all."""
+        for conn in list(self.lingering):
+            if conn.told and conn.has_taken_all and self.lingering.pop(conn, None) is not None:
                 self._close(conn)
 
     @property

@@ -95,6 +95,11 @@ class RequestParser:
         """Whether a part of a head has come."""
         return self._current is not None and not self._current.has_head
 
+    @property
+    def between_requests(self) -> bool:
+        """Whether all that has come belongs to whole requests."""
+        return self._current is None
+
     def feed(self, data: bytes) -> None:
         """Take what has come."""
         if self._current is None or not self._current.has_head:

@@ -250,6 +250,7 @@ class DrainWorker(ManagedWorker):
                 engine.accept_now()
             except AcceptExhausted as error:  # what is left is for the others, or for the master
                 self.service.runner.cannot_accept(str(error))
+        engine.close_taken()
         now = time.monotonic()
         stuck = len(self.service.runner.gate.in_flight)  # cut requests whose threads never came back
         if (engine.connected - stuck > 0 or engine.lingering) and now < step.deadline:

@@ -163,6 +163,48 @@ def test_while_the_pool_is_open_who_waits_too_long_gets_sqlalchemys_timeout(colo
 
 
 @both_colours
+def test_a_connection_beyond_the_pools_size_is_not_closed_while_somebody_waits_for_one(colour: Colour) -> None:
+    driver = Driver()
+    pool = make(colour, driver, size=1, overflow=1)
+    held = fill(pool, 2)
+    results = [colour.start(pool.connect) for _ in range(2)]
+    colour.until_waiting(pool, 2)
+    give_back(*held)
+    got = [result() for result in results]
+    assert driver.opened == 2, "none is opened in place of one that was closed"
+    give_back(*got)
+    assert pool.numbers() == PoolStatus(pool_size=1, checkedout=0, overflow=0, idle=1)
+
+
+class PingedDriver(Driver):
+    """A dialect, as far as the pool asks one: it counts the tests."""
+
+    tests = 0
+
+    def _do_ping_w_event(self, connection: object) -> bool:
+        self.tests += 1
+        return True
+
+
+@both_colours
+@pytest.mark.parametrize(("window", "tests"), [(0.5, 1), (0.0, 3)])
+def test_a_connection_that_was_used_just_now_is_not_tested_again(colour: Colour, window: float, tests: int) -> None:
+    driver = PingedDriver()
+    pool = make(colour, driver)
+    dialect: Any = driver
+    for name in ("do_rollback", "do_close", "do_terminate"):
+        setattr(driver, name, getattr(pool._dialect, name))
+    driver.__dict__.update(has_terminate=pool._dialect.has_terminate, is_async=pool._dialect.is_async)
+    pool._dialect, pool._pre_ping = dialect, True
+    now = 100.0
+    pool.lifetime.untested, pool.lifetime.clock = window, lambda: now
+    for pause in (0.0, 0.1, 0.4, 0.6):
+        now += pause
+        give_back(pool.connect())
+    assert driver.tests == tests
+
+
+@both_colours
 def test_closing_twice_is_closing(colour: Colour) -> None:
     pool = make(colour, Driver())
     assert not pool.closed

@@ -173,6 +173,11 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         Option("pool-timeout", seconds, "how long a request waits for a connection"),
         Option("pool-recycle", seconds, "age at which a connection is replaced"),
         Option("pre-ping", boolean, "test a connection when it is checked out"),
+        Option(
+            "pre-ping-idle",
+            seconds,
+            "time since its last use within which it is not tested; 0 always tests; for engines of your own, if given",
+        ),
         Option("min-idle", whole, "connections opened at start", shown_default="the pool size"),
         Option("connect-timeout", seconds, "how long opening a connection may take"),
         Option("tcp-timeout", seconds_or_off, "silence after which both ends give a connection up (PgBouncer: off)"),
