@@ -40,6 +40,7 @@ def engine() -> Iterator[Engine]:
             listener,
             threads=1,
             slots=1,
+            several=False,
             served=lambda: None,
             https_from=HttpsFrom(frozenset(), {}),
         )

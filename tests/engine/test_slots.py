@@ -120,6 +120,17 @@ def test_what_never_ends_keeps_nobody_from_running() -> None:
     ran = threading.Event()
     in_thread(slots.run, ran.set)
     eventually(lambda: slots.waiting == 1, "it waits")
-    governor.look(0.005, 0.005)
-    governor.look(0.010, 0.010)
+    for look in range(Governor.PATIENCE + 2):
+        governor.look(look * 0.005, look * 0.005)
     assert ran.wait(5)
+    assert slots.limit == 2, "one more, and not as many as there are threads: they would fight for the interpreter"
+
+
+def test_a_look_after_a_long_time_decides_nothing() -> None:
+    slots = RunSlots(1)
+    governor = Governor(slots, 40, 0.0, 0.0)
+    slots.run()
+    in_thread(slots.run)
+    eventually(lambda: slots.waiting == 1, "it waits")
+    governor.look(60.0, 0.01)
+    assert slots.limit == 1

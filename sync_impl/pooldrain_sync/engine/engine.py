@@ -74,10 +74,11 @@ class Engine:
         *,
         threads: int,
         slots: int,
+        several: bool,
         served: Callable[[], None],
         https_from: HttpsFrom,
     ) -> None:
-        """`served` is called after each request."""
+        """`several`: whether there are other processes; `served` is called after each request."""
         self._app = app
         self._runner = runner
         self.listener = listener
@@ -85,6 +86,7 @@ class Engine:
         self._served = served
         self._https_from = https_from
         self._base = base_environ(listener.getsockname()[:2], SOFTWARE)
+        self._base["wsgi.multiprocess"] = several
         self._base["wsgi.file_wrapper"] = FileWrapper
         self._interruption = Interruption()
         self._poller = make_poller()

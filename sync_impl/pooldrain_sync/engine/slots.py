@@ -157,12 +157,15 @@ class Governor:
 
     IDLE = 0.3  # share of one processor; below it the interpreter idles
     BUSY = 0.8
+    LONGEST = 0.1  # seconds between two looks that still say something
+    PATIENCE = 4  # looks in which nothing new has begun, after which what runs is not waited for
 
     def __init__(self, slots: RunSlots, threads: int, now: float, used: float) -> None:
         self._slots = slots
         self._threads = threads
         self._now, self._used = now, used
         self._begun = 0
+        self._stalled = 0  # looks since something has begun
 
     def look(self, now: float, used: float) -> int:
         """Look, and return how often somebody has begun to run since.
@@ -173,12 +176,16 @@ class Governor:
         passed, share = now - self._now, used - self._used
         begun, self._begun = slots.begun - self._begun, slots.begun
         self._now, self._used = now, used
-        if passed <= 0:
+        if not 0 < passed < self.LONGEST:
             return begun
         busy = share / passed
+        self._stalled = 0 if begun else self._stalled + 1
         wanted = slots.waiting or (not slots.polling and slots.spare)
-        if wanted and slots.running >= slots.limit and (busy < self.IDLE or not begun):
+        if wanted and slots.running >= slots.limit and busy < self.IDLE:
             slots.lend(min(self._threads, slots.limit * 3))
+        elif wanted and slots.running >= slots.limit and self._stalled >= self.PATIENCE:
+            self._stalled = 0
+            slots.lend(min(self._threads, slots.limit + 1))
         elif slots.limit > slots.base and busy > self.BUSY and begun:
             slots.lend(max(slots.base, slots.limit // 2))
         return begun

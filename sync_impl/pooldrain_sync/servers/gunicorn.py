@@ -89,6 +89,7 @@ class DrainWorker(ManagedWorker):
             listener,
             threads=self.app.settings.threads,
             slots=int(os.environ.get(SLOTS, RUN_SLOTS)),
+            several=self.app.settings.workers > 1,
             served=self._count,
             https_from=self._https_from(),
         )
