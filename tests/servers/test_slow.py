@@ -22,7 +22,7 @@ from tests.servers.slow_app import BIG
 
 THREADS = 4
 CLIENTS = 100
-ROUNDS = 1000  # answers to others, whose slowest hundredth is compared
+ROUNDS = 500  # answers to others, whose slowest hundredth is compared
 SLEEPERS = 40
 SLEEP = 0.1  # seconds
 SLEPT = 1200  # answers
