@@ -47,7 +47,7 @@ class PoolPolicy:
     pool_timeout: float = 30.0
     pool_recycle: float = 3600.0
     pre_ping: bool = True
-    pre_ping_idle: float = 0.5
+    pre_ping_idle: float = 0.0
     min_idle: int | None = None
     connect_timeout: float = 5.0
     tcp_timeout: float | None = 15.0
