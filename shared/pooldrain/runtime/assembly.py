@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from pooldrain.current import set_current_runner
@@ -83,10 +83,7 @@ def _users(
     at_exit = AtExit()
     at_exit.collect()
     runner.at_exit = at_exit.take
-    policy = settings.pool
-    if not any(dest == "pre_ping_idle" for dest, _ in settings.given):
-        policy = replace(policy, pre_ping_idle=0.0)  # an application that has asked for tests gets all of them
-    adoption.adopt_with(lambda engine: runner.adopt(engine, policy, settings.leaks, settings.service))
+    adoption.adopt_with(lambda engine: runner.adopt(engine, settings.pool, settings.leaks, settings.service))
     adoption.adopt_every_engine()
     loaded = load_application(name, settings.backend, factory=settings.factory, directory=settings.app_dir)
     if loaded.kind is Kind.RUNNER_FACTORY:

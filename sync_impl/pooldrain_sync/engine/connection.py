@@ -18,14 +18,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from pooldrain.runtime.listener import KEEP_ALIVE
 from pooldrain.sqla.waits import telling
 from pooldrain_sync.engine.request import RequestParser
-
-if TYPE_CHECKING:
-    from pooldrain_sync.engine.exchange import Exchange
 
 # Bytes read at a time.
 RECEIVE = 65536
@@ -92,7 +88,6 @@ class Connection:
     answered_for = False  # another thread has answered in place of the one that serves
     begun = False  # some of the current answer was handed over
     invalid: Exception | None = None  # what was wrong with what it has sent
-    exchange: Exchange | None = None  # the current one
     closed = False
     told = False  # its last answer has said that it is the last
     head_until = 0.0  # monotonic seconds; when the head that is coming has to be complete

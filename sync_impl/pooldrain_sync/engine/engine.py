@@ -212,9 +212,8 @@ class Engine:
 
     def _run(self, conn: Connection, request: Request) -> Connection | None:
         """Have the application serve a request; the connection, if the next one is to be served now."""
-        exchange = conn.exchange = Exchange(conn, request)
+        exchange = Exchange(conn, request)
         conn.begun = False
-        request.served = True
         environ = environ_of(self._base, request, conn.peer, self._https_from)
         environ["wsgi.input"] = request.input if request.complete else self._streamed(conn, request)
         environ[CLIENT] = exchange
@@ -284,7 +283,6 @@ class Engine:
     def _end(self, conn: Connection, *, keep: bool) -> Connection | None:
         """The answer to a connection's next request is over; the connection, if the one after it can be served."""
         conn.requests.popleft()
-        conn.exchange = None
         self._served()
         return self._after(conn) if conn.end_exchange(keep=keep) else None
 

@@ -37,7 +37,6 @@ class Request:
     has_body = False
     expects = False  # its client waits for "100 Continue"
     kept = 0  # bytes of its body that have come
-    served = False  # a thread has it
     reservation: Reservation | None = None
     admitted: InFlightRequest | None = None  # before its body had come
 
