@@ -13,6 +13,7 @@ from pooldrain.runtime.listener import KEEP_ALIVE
 from pooldrain_compare.harness.servers import GUNICORN, SERVERS, WAITRESS, Backend
 from pooldrain_sync.engine.request import BODY_KEPT
 from pooldrain_sync.servers.waitress import DrainServer
+from pooldrain_sync.servers.waitress_loop import PolledMap
 from tests.harness.http import request
 from tests.harness.service import Launcher, Service
 from tests.harness.waiting import eventually
@@ -128,14 +129,35 @@ def pair() -> tuple[socket.socket, socket.socket]:
     return ours, theirs
 
 
+class IdleChannel:
+    will_close = False
+    last_activity = 0.0
+
+    def __init__(self, polled: PolledMap, connection: socket.socket) -> None:
+        self.requests: list[object] = []
+        self.socket = connection
+        self.descriptor = connection.fileno()
+        self._map = polled
+        polled[self.descriptor] = self
+        self.arm()
+
+    def readable(self) -> bool:
+        return not self.will_close
+
+    def writable(self) -> bool:
+        return self.will_close
+
+    def arm(self) -> None:
+        self._map.arm(self.descriptor)
+
+
 def test_waitress_looks_once_more_before_it_closes_an_idle_connection() -> None:
     arriving, sender = pair()
     idle, waiting = pair()
     sender.sendall(b"GET")
-    channels = [
-        SimpleNamespace(requests=[], last_activity=0.0, socket=each, will_close=False) for each in (arriving, idle)
-    ]
-    server: Any = SimpleNamespace(adj=SimpleNamespace(channel_timeout=KEEP_ALIVE), channels=channels)
+    polled = PolledMap()
+    server: Any = SimpleNamespace(adj=SimpleNamespace(channel_timeout=KEEP_ALIVE), map=polled)
+    server.channels = channels = [IdleChannel(polled, each) for each in (arriving, idle)]
     DrainServer.maintenance(server, KEEP_ALIVE + 1.0)
     assert [channel.will_close for channel in channels] == [False, True]
     for each in (arriving, sender, idle, waiting):

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from pooldrain_compare.harness.load import LoadClient, constant
-from pooldrain_compare.harness.servers import GUNICORN
+from pooldrain_compare.harness.servers import GUNICORN, WAITRESS, Backend
 from pooldrain_sync.engine.connection import ANSWER_KEPT
+from pooldrain_sync.engine.lookout import SLOTS
 from pooldrain_sync.engine.poller import KIND
-from pooldrain_sync.servers.gunicorn import SLOTS
 from tests.conftest import Measured
 from tests.harness.http import request
 from tests.harness.service import Launcher, Service
@@ -30,8 +30,12 @@ SLEPT = 1200  # answers
 APP = "tests.servers.slow_app:create()"
 
 
-def start(services: Launcher, *options: str) -> Service:
-    return services.start(GUNICORN, "--app", APP, *options)
+# Both run their threads in run slots; waitress reads and sends for slow clients in its own way.
+THREADED = pytest.mark.parametrize("backend", [GUNICORN, WAITRESS], ids=lambda backend: backend.name)
+
+
+def start(services: Launcher, *options: str, backend: Backend = GUNICORN) -> Service:
+    return services.start(backend, "--app", APP, *options)
 
 
 @pytest.fixture(params=["epoll", "plain"])
@@ -129,19 +133,21 @@ def answers_in(service: Service) -> float:
         load.join(10)
 
 
+@THREADED
 def test_requests_that_wait_for_something_unseen_have_as_many_threads_as_without_slots(
-    services: Launcher, monkeypatch: pytest.MonkeyPatch, measured: Measured
+    services: Launcher, backend: Backend, monkeypatch: pytest.MonkeyPatch, measured: Measured
 ) -> None:
-    governed = start(services, "--threads", str(SLEEPERS))
+    governed = start(services, "--threads", str(SLEEPERS), backend=backend)
     monkeypatch.setenv(SLOTS, str(SLEEPERS))
-    ungoverned = start(services, "--threads", str(SLEEPERS))
+    ungoverned = start(services, "--threads", str(SLEEPERS), backend=backend)
     share = answers_in(ungoverned) / answers_in(governed)
-    measured("sleeping requests, throughput with run slots to that without (share)", share)
+    measured(f"sleeping requests, throughput with run slots to that without (share), {backend.name}", share)
     assert share > 0.8, "0.95 is what the report holds; this machine may be busy with other tests"
 
 
-def test_whoever_never_ends_keeps_nobody_from_being_served(services: Launcher) -> None:
-    service = start(services, "--threads", str(THREADS))
+@THREADED
+def test_whoever_never_ends_keeps_nobody_from_being_served(services: Launcher, backend: Backend) -> None:
+    service = start(services, "--threads", str(THREADS), backend=backend)
     sleepers = [service.connect() for _ in range(THREADS - 1)]
     for sleeper in sleepers:
         sleeper.ask("GET", "/sleep?seconds=2")

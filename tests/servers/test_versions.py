@@ -28,7 +28,7 @@ PATCHED = {
         "pooldrain.runtime.master.master",
         "pooldrain_sync.servers.gunicorn",
     ],
-    "waitress": ["pooldrain_sync.servers.waitress"],
+    "waitress": ["pooldrain_sync.servers.waitress", "pooldrain_sync.servers.waitress_loop"],
     "uvicorn": ["pooldrain_async.servers.uvicorn", "pooldrain_async.servers.gunicorn"],
     "sqlalchemy": ["pooldrain.sqla.pool", "pooldrain.sqla.queues"],
 }
@@ -67,10 +67,10 @@ UVICORN_SAYS = "pooldrain_async.middleware:_BREACHES"
 USED = {
     "gunicorn.workers.base:Worker": ("notify",),
     "gunicorn.arbiter:Arbiter": ("run", "kill_workers", "kill_worker", "wait_for_signals", "signal"),
-    "waitress.server:TcpWSGIServer": ("accept_connections", "pull_trigger", "set_socket_options", "del_channel"),
+    "waitress.server:TcpWSGIServer": ("accept_connections", "set_socket_options", "del_channel"),
     "waitress.task:WSGITask": ("set_close_on_finish",),
     "waitress.task:ThreadedTaskDispatcher": ("set_thread_count", "add_task"),
-    "waitress.wasyncore": ("poll2", "file_dispatcher"),
+    "waitress.wasyncore": ("read", "write"),
     "waitress.channel:HTTPChannel": ("readable",),
     "uvicorn.server:Server": ("on_tick",),
     "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol": (

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import math
 import os
 import select
 import socket
 import struct
+import sys
+import termios
 import time
 import weakref
 from collections.abc import Iterator
@@ -166,6 +169,22 @@ def has_arrived(connection: int) -> bool:
     poll = select.poll()
     poll.register(connection, select.POLLIN)
     return bool(poll.poll(0))
+
+
+# How many bytes a socket has sent that are not acknowledged, and how many have come that nobody has read (tcp(7)).
+_QUEUES = (termios.TIOCOUTQ, termios.FIONREAD) if sys.platform == "linux" else ()
+
+
+def has_taken_all(connection: int) -> bool:
+    """Whether a client has acknowledged all that was sent, our end included, and has sent nothing that is unread.
+
+    If what it has taken says that it is the last, closing the connection (a descriptor) now resets nothing.
+    """
+    if not _QUEUES:
+        return False
+    with suppress(OSError):
+        return not any(any(fcntl.ioctl(connection, number, bytes(4))) for number in _QUEUES)
+    return False
 
 
 def refuse_queued(listener: socket.socket, response: bytes, deadline: float = math.inf) -> int:

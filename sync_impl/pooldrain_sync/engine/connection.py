@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import select
 import socket
-import sys
-import termios
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 
-from pooldrain.runtime.listener import KEEP_ALIVE
+from pooldrain.runtime.listener import KEEP_ALIVE, has_taken_all
 from pooldrain.sqla.waits import telling
 from pooldrain_sync.engine.request import RequestParser
 
@@ -28,8 +25,6 @@ RECEIVE = 65536
 
 # Bytes of answers that are kept for a client before the thread that makes more of them has to wait.
 ANSWER_KEPT = 1 << 20
-
-_QUEUES = (termios.TIOCOUTQ, termios.FIONREAD) if sys.platform == "linux" else ()
 
 _ENDING = "the service is shutting down and waits no longer for this client"
 
@@ -291,15 +286,8 @@ class Connection:
 
     @property
     def has_taken_all(self) -> bool:
-        """Whether its client has acknowledged all that was sent, our end included, and has nothing more to send.
-
-        It has read that this was the last answer; then closing resets nothing (Linux: SIOCOUTQ and SIOCINQ, tcp(7)).
-        """
-        if not _QUEUES or self.broken or self.requests or not self.parser.between_requests:
-            return False
-        with contextlib.suppress(OSError):
-            return not any(any(fcntl.ioctl(self.fd, number, bytes(4))) for number in _QUEUES)
-        return False
+        """Whether its client has taken all, and has nothing more to send: then closing resets nothing."""
+        return not self.broken and not self.requests and self.parser.between_requests and has_taken_all(self.fd)
 
     def close(self) -> None:
         """Close it, and leave nobody waiting."""

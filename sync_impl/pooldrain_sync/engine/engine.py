@@ -38,9 +38,9 @@ from pooldrain.runtime.listener import (
 )
 from pooldrain_sync.engine.connection import Connection, Interruption
 from pooldrain_sync.engine.exchange import SOFTWARE, Exchange, FileWrapper
+from pooldrain_sync.engine.lookout import LOOK, Lookout
 from pooldrain_sync.engine.poller import make_poller
 from pooldrain_sync.engine.request import BODY_KEPT, HttpsFrom, Request, StreamedBody, base_environ, environ_of
-from pooldrain_sync.engine.slots import Governor, RunSlots
 from pooldrain_sync.middleware import readable
 from pooldrain_sync.runner import Runner
 
@@ -51,13 +51,6 @@ logger = logging.getLogger("pooldrain")
 
 # Requests of one connection that are served in a row before others have their turn.
 IN_A_ROW = 8
-
-# Seconds between two looks of the main thread while everybody is busy, and how many looks it goes on for afterwards.
-LOOK = 0.005
-LOOKS = 20
-
-# Requests begun between two looks, from which on the busy threads come by everything quickly enough themselves.
-BRISK = 4
 
 # What an application raises when its client has left, whatever it raises it from.
 _LEFT = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN})
@@ -90,8 +83,8 @@ class Engine:
         self._base["wsgi.file_wrapper"] = FileWrapper
         self._interruption = Interruption()
         self._poller = make_poller()
-        self.slots = RunSlots(min(slots, threads), self._all_are_busy)
-        self._governor = Governor(self.slots, threads, time.monotonic(), time.process_time())
+        self.lookout = Lookout(threads, slots)
+        self.slots = self.lookout.slots
         self._conns: dict[int, Connection] = {}
         self.waiting: dict[Connection, float] = {}  # until when (monotonic seconds)
         self._sending: dict[Connection, None] = {}
@@ -102,11 +95,8 @@ class Engine:
         self._accepts = False
         self._listens = False  # whether the poller knows the listener
         self._bell, self._ring = os.pipe()  # for the threads: something is ready
-        self.woken, self._wake = os.pipe()  # for the main thread
-        for end in (self._bell, self._ring, self.woken, self._wake):
+        for end in (self._bell, self._ring):
             os.set_blocking(end, False)
-        self._asleep = False  # whether the main thread sleeps until it is woken
-        self._looks = 0  # how many more looks it takes
         self.exhausted: str | None = None  # why nothing more could be accepted
         listener.setblocking(False)
 
@@ -472,32 +462,11 @@ class Engine:
 
     def wake(self) -> None:
         """Wake the main thread."""
-        self._asleep = False
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._wake, b"x")
-
-    def _all_are_busy(self) -> None:
-        if self._asleep:
-            self.wake()
-
-    def patience(self) -> float:
-        """Seconds until the main thread has to look again, if nothing wakes it before. It is about to wait."""
-        self._asleep = True
-        if not self.slots.polling:
-            self._looks = LOOKS
-        if self._looks:
-            self._asleep = False
-            self._looks -= 1
-            return LOOK
-        return 1.0
+        self.lookout.wake()
 
     def attend(self) -> None:
         """The main thread is awake: see to what the others do not come to."""
-        self._asleep = False
-        with contextlib.suppress(BlockingIOError):
-            os.read(self.woken, 4096)
-        begun = self._governor.look(time.monotonic(), time.process_time())
-        if not self.slots.polling and begun < BRISK:
+        if self.lookout.look():
             self.take_over()
 
     def take_over(self) -> None:

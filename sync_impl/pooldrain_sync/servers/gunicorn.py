@@ -7,11 +7,6 @@ a wait of up to 2 s on its main thread; it drops an application's wish to close 
 
 from __future__ import annotations
 
-import contextlib
-import os
-import select
-import signal
-import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -19,20 +14,17 @@ from pooldrain.exit_codes import ExitCode
 from pooldrain.runtime.listener import ACCEPT_PAUSE, BROKEN_PAUSE, AcceptExhausted, drop_new_connections
 from pooldrain.runtime.master.worker import ManagedWorker
 from pooldrain.runtime.process.exit import fast_exit, told_in_one_line
-from pooldrain.shutdown import ShutdownReport, Stop
 
 if TYPE_CHECKING:
     from pooldrain.runtime.startup import Ground
+    from pooldrain.shutdown import ShutdownReport, Stop
     from pooldrain_sync.assembly import BuiltService
     from pooldrain_sync.engine.engine import Engine
     from pooldrain_sync.engine.request import HttpsFrom
+    from pooldrain_sync.servers.ending import Ending
 
 # Connections of one process.
 MOST_CONNECTIONS = 10_000
-
-# Threads that run Python at the same time: more of them take the interpreter from each other at every system call.
-RUN_SLOTS = 1
-SLOTS = "POOLDRAIN_RUN_SLOTS"  # a variable: another number of them, to measure what they bring
 
 
 class DrainWorker(ManagedWorker):
@@ -49,9 +41,7 @@ class DrainWorker(ManagedWorker):
         self._cancels = False  # whether that is asked for, and not yet done
         self._tidied_at = 0.0
         self._stop: Stop | None = None
-        self._stopped = threading.Event()
-        self._shutdown: threading.Thread | None = None
-        self._report: ShutdownReport | None = None
+        self._ending: Ending | None = None
 
     @property
     def service(self) -> BuiltService:
@@ -64,6 +54,12 @@ class DrainWorker(ManagedWorker):
         """What serves."""
         assert self._engine is not None, "made by run"
         return self._engine
+
+    @property
+    def ending(self) -> Ending:
+        """What begins with the first signal."""
+        assert self._ending is not None, "made by run"
+        return self._ending
 
     # --- start ----------------------------------------------------------------------------------------------
 
@@ -81,6 +77,8 @@ class DrainWorker(ManagedWorker):
         """Serve until a signal has led to the end, then leave the process."""
         from pooldrain.sqla.waits import tell  # as above
         from pooldrain_sync.engine.engine import Engine
+        from pooldrain_sync.engine.lookout import run_slots
+        from pooldrain_sync.servers.ending import Ending
 
         listener = self.take_listener()
         engine = self._engine = Engine(
@@ -88,29 +86,20 @@ class DrainWorker(ManagedWorker):
             self.service.runner,
             listener,
             threads=self.app.settings.threads,
-            slots=int(os.environ.get(SLOTS, RUN_SLOTS)),
+            slots=run_slots(),
             several=self.app.settings.workers > 1,
             served=self._count,
             https_from=self._https_from(),
         )
         listening = self.app.ground.listening(listener)
+        runner = self.service.runner
+        ending = self._ending = Ending(runner, self.watch, due=self._due, shut_down=self._shut_down, wake=engine.wake)
         tell(engine.slots)
         engine.start()
         self.accepts_requests()  # first: who reads that we listen may send SIGHUP
-        self.service.runner.events.emit(listening)
-        poll = select.poll()
-        for descriptor in (self.watch.fileno(), engine.woken):
-            poll.register(descriptor, select.POLLIN)
-        self._attend_signals()
-        while not self._stopped.is_set():
-            try:
-                poll.poll(self._patience() * 1000)
-                self._turn()
-            except Exception as error:  # noqa: BLE001 - whatever it is, what it serves is to be ended in order
-                self._broken(error)
-        assert self._shutdown is not None
-        self._shutdown.join()
-        fast_exit(ExitCode.DISPOSE_FAILED if self._report is None else self._report.exit_code)
+        runner.events.emit(listening)
+        report = ending.turn((self.watch.fileno(), engine.lookout.woken), self._patience, self._turn)
+        fast_exit(ExitCode.DISPOSE_FAILED if report is None else report.exit_code)
 
     def _count(self) -> None:
         self.has_served(self.service.runner.gate.finished)
@@ -138,7 +127,7 @@ class DrainWorker(ManagedWorker):
         """Answer what is queued, close the listener and every connection; return when done."""
         self._stop = step
         self.engine.wake()
-        self._stopped.wait(step.limit + BROKEN_PAUSE - time.monotonic())  # less, unless the loop is broken
+        self.ending.over.wait(step.limit + BROKEN_PAUSE - time.monotonic())  # less, unless the loop is broken
 
     def retire(self) -> None:
         """Leave new clients to the other workers; close, after a while, the connections on which nothing comes."""
@@ -155,13 +144,10 @@ class DrainWorker(ManagedWorker):
         """Whether it has clients."""
         return self._accepts or self.engine.connected > 0 or bool(self.engine.lingering)
 
-    def _shut_down(self) -> None:
-        try:
-            self._report = self.service.runner.shut_down(self, retiring=self)
-            self.leave_report(self._report)
-        finally:
-            self._stopped.set()
-            self.engine.wake()
+    def _shut_down(self) -> ShutdownReport:
+        report = self.service.runner.shut_down(self, retiring=self)
+        self.leave_report(report)
+        return report
 
     # --- the loop -------------------------------------------------------------------------------------------
 
@@ -170,7 +156,7 @@ class DrainWorker(ManagedWorker):
         self.watch.drain()
         engine.attend()
         self._accept(now)
-        self._attend_signals()
+        self.ending.attend_signals()
         if self.watch.received:
             self.look_again()
         if now >= min(self._tidied_at + 1.0, engine.lingers_until) or self._retires:
@@ -201,33 +187,17 @@ class DrainWorker(ManagedWorker):
         if self._retires:
             engine.retire()
 
-    def _broken(self, error: Exception) -> None:
-        """A turn has failed: tell it, and end in order, which the turns that still succeed help with."""
-        self.service.runner.failed("the server's loop", error)
-        if not self.watch.received:
-            self.watch.handle(signal.SIGTERM)
-        with contextlib.suppress(Exception):
-            self._attend_signals()
-        self._stopped.wait(BROKEN_PAUSE)
-
     def look_again(self) -> None:
         """What the master has to say may have changed."""
         self.service.runner.look_again()
 
-    def _attend_signals(self) -> None:
-        for name in self.watch.take_ignored():
-            self.service.runner.signal_ignored(name)
-        for name in self.due_signals(time.monotonic()):
-            self.service.runner.signalled(name)
-        if self._told and self._shutdown is None:
-            shutdown = threading.Thread(target=self._shut_down, name="pooldrain-shutdown")
-            shutdown.start()  # if there is no room for it: at the next turn
-            self._shutdown = shutdown
+    def _due(self) -> list[str]:
+        return self.due_signals(time.monotonic())
 
     def _patience(self) -> float:
         """How long to wait for events, in seconds."""
         now = time.monotonic()
-        instants = [now + self.engine.patience(), now + (self.patience(now) or 1.0), self.engine.lingers_until]
+        instants = [now + self.engine.lookout.patience(), now + (self.patience(now) or 1.0), self.engine.lingers_until]
         if self._accepts and self._accept_again_at > now:
             instants.append(self._accept_again_at)
         if self._stop is not None:
@@ -260,7 +230,7 @@ class DrainWorker(ManagedWorker):
         if now < step.limit and (engine.connected - engine.idle(now) - stuck > 0 or not engine.close_all()):
             return
         engine.close_all()  # now, and not by the process's end: the report needs a descriptor, too
-        self._stopped.set()
+        self.ending.over.set()
 
 
 def serve(ground: Ground) -> int:

@@ -12,7 +12,6 @@ when the thread is done with it. A request is in flight for both of these times 
 from __future__ import annotations
 
 import logging
-import signal
 import socket
 import sys
 import threading
@@ -49,18 +48,25 @@ from pooldrain.runtime.listener import (
     cannot_listen,
     drop_new_connections,
     has_arrived,
+    has_taken_all,
     refuse_queued,
 )
-from pooldrain.runtime.process.signals import SignalWatch
 from pooldrain.runtime.process.watchdog import Watchdog
 from pooldrain.runtime.startup import Ground
 from pooldrain.shutdown import ShutdownReport, Stop
+from pooldrain.sqla.waits import tell, telling
 from pooldrain.transcript import Listening
 from pooldrain_sync.assembly import build
+from pooldrain_sync.engine.lookout import Lookout, run_slots
 from pooldrain_sync.middleware import readable
 from pooldrain_sync.runner import Runner
+from pooldrain_sync.servers.ending import Ending
+from pooldrain_sync.servers.waitress_loop import PolledMap, SlotDispatcher
 
 logger = logging.getLogger("pooldrain")
+
+# Turns in which the main thread reads what has come, at most, before it looks at anything else.
+TURNS = 8
 
 # Queueing for a thread is normal for a busy server, and told nowhere else.
 logging.getLogger("waitress.queue").setLevel(logging.ERROR)
@@ -203,6 +209,8 @@ class DrainChannel(HTTPChannel):
     request: DrainParser | None
     requests: list[Any]  # of DrainParser
     requests_lock: threading.Lock
+    _fileno: int | None  # None once it is closed
+    made = False  # it is in waitress's map before its constructor is through
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -212,16 +220,20 @@ class DrainChannel(HTTPChannel):
         self._unsent: list[tuple[DrainTask, Callable[[], None]]] = []
         self._begun = False  # some of the current answer has been handed over
         self._answered_for = False
+        self._told = False  # its last answer has said that it is the last
+        self.made = True
 
     def parser_class(self, adj: Adjustments) -> DrainParser:  # type: ignore[override]  # called like the class it is
         """What reads the next request."""
         return DrainParser(adj, self)
 
     @property
-    def busy(self) -> bool:
-        """Whether something is still to be answered or flushed, or a client has only just connected."""
+    def quiet(self) -> bool:
+        """Whether nothing is to be answered or flushed, and no client has only just connected. It is claimed if so."""
+        if time.monotonic() < self._first_bytes_until:
+            return False
         owing = self.requests or self.total_outbufs_len or self.will_close or self.close_when_flushed
-        return bool(owing) or time.monotonic() < self._first_bytes_until
+        return not owing and self.server.map.waits(self.descriptor)
 
     def service(self) -> None:
         """Serve one request, in a thread."""
@@ -229,9 +241,13 @@ class DrainChannel(HTTPChannel):
         reservation = self.reservations.popleft()
         token = CURRENT_RESERVATION.set(reservation)
         self._begun = False
+        self.server.serving.channel = self
         try:
             super().service()
         finally:
+            self.server.serving.channel = None
+            self._told = self.close_when_flushed
+            self.arm()
             CURRENT_RESERVATION.reset(token)
             if reservation is not None:
                 self.server.runner.release(reservation)
@@ -249,6 +265,15 @@ class DrainChannel(HTTPChannel):
             self._begun = True
             written: int = super().write_soon(data)
         return written
+
+    def _flush_outbufs_below_high_watermark(self) -> None:
+        """Wait, in a thread, until the client has taken most of a big answer."""
+        if self.total_outbufs_len > self.adj.outbuf_high_watermark:
+            self._await_room()
+
+    @telling
+    def _await_room(self) -> None:
+        super()._flush_outbufs_below_high_watermark()  # type: ignore[misc]  # the stubs do not know it
 
     def when_sent(self, task: DrainTask, done: Callable[[], None]) -> None:
         """Call `done` when nothing is left to be sent."""
@@ -268,8 +293,17 @@ class DrainChannel(HTTPChannel):
             self.total_outbufs_len += len(response)
             self._flush_some(do_close=False)
             self.close_when_flushed = True
-        self.server.pull_trigger()
+        self.arm()
         return True
+
+    def arm(self) -> None:
+        """Have the loop wait for what this channel waits for now."""
+        self.server.map.arm(self.descriptor)
+
+    @property
+    def descriptor(self) -> int | None:
+        """Its descriptor; None once it is closed."""
+        return self._fileno
 
     def interrupt(self) -> None:
         """Wait no longer for this client to send the rest of a body, or to take what is buffered for it."""
@@ -314,10 +348,32 @@ class DrainChannel(HTTPChannel):
     def handle_read(self) -> None:
         """Bytes have come; a lingering channel only throws them away."""
         self._first_bytes_until = 0.0
-        if self not in self.server.lingering:
-            super().handle_read()
-        else:
-            self.recv(self.adj.recv_bytes)  # closes the channel at the end of the stream
+        try:
+            data = self.recv(self.adj.recv_bytes)  # closes the channel at the end of the stream
+        except BlockingIOError:
+            return
+        except OSError:
+            self.handle_close()
+            return
+        if data and self not in self.server.lingering:
+            self.last_activity = time.time()
+            self.received(data)
+
+    def readable(self) -> bool:
+        """Whether it waits for its client; a lingering one does for its end."""
+        return self in self.server.lingering or bool(super().readable())
+
+    @property
+    def has_taken_all(self) -> bool:
+        """Whether its client has taken its last answer, and has nothing more to send: then closing resets nothing."""
+        return self._told and self.request is None and self.socket is not None and has_taken_all(self.socket.fileno())
+
+    def close_lingering(self, *, if_taken: bool = False) -> None:
+        """Linger no longer, at all or if its client has taken all."""
+        if self.server.map.claim(self.descriptor):
+            if not if_taken or self.has_taken_all:
+                self.handle_close()
+            self.arm()
 
     def handle_close(self) -> None:
         """Close; after a response, half of it first, so that unread bytes do not reset what is on the wire."""
@@ -330,31 +386,30 @@ class DrainChannel(HTTPChannel):
                 pass  # the client was first
             else:
                 self.will_close = False
-                lingering[self] = time.monotonic() + LINGER_LIMIT
-                vars(self)["readable"] = _always  # the loop asks every channel before every wait
-                return
+                if not self.has_taken_all:
+                    lingering[self] = time.monotonic() + LINGER_LIMIT
+                    return
         super().handle_close()
         lingering.pop(self, None)
         self._tell_sent()
         self._finish_unserved(self.request)
 
 
-def _always() -> bool:
-    return True
-
-
 class DrainServer(TcpWSGIServer):
     """The listener: hands requests to the busy threads, or to the refusing ones."""
 
     channel_class = DrainChannel
+    _fileno: int | None
 
-    def __init__(self, app: Any, runner: Runner, listener: socket.socket, threads: int) -> None:
+    def __init__(self, app: Any, runner: Runner, listener: socket.socket, threads: int, slots: int) -> None:
         self.runner = runner
         self._refusing = ThreadedTaskDispatcher()
         # A thread for each probe's path, from its first one on: they are answered whatever the others do.
         self._probes = {path: ThreadedTaskDispatcher() for path in runner.probes.uncounted}
-        dispatcher = ThreadedTaskDispatcher()
-        dispatcher.set_thread_count(threads)
+        self.map = PolledMap()
+        self.lookout = Lookout(threads, slots)
+        dispatcher = self._threads = SlotDispatcher(self.map, self.lookout.slots)
+        self.serving = threading.local()  # `channel`: what this thread serves
         adjustments = Adjustments(
             sockets=[listener],
             threads=threads,
@@ -365,14 +420,23 @@ class DrainServer(TcpWSGIServer):
             asyncore_use_poll=True,
             ident="pooldrain",
         )
-        self.map: dict[int, Any] = {}  # waitress's name for everything that its loop polls
         self.lingering: dict[DrainChannel, float] = {}  # until when
         self.accept_again_at = 0.0  # monotonic seconds, if not 0; nothing is accepted until then
         self._crowd = 0  # or until there are fewer connections than this
+        self._tidied_at = 0.0
+        self._accept_lock = threading.Lock()
+        self.failed: BaseException | None = None  # the listener
+        listener.setblocking(False)
         sockinfo = (listener.family, listener.type, listener.proto, listener.getsockname())
         super().__init__(
             app, self.map, False, listener, dispatcher=dispatcher, adj=adjustments, sockinfo=sockinfo, bind_socket=False
         )
+        dispatcher.set_thread_count(threads)
+
+    def start(self) -> None:
+        """Accept. Raises OSError."""
+        self.accept_connections()
+        self.map.arm(self._fileno)
 
     def start_refusing(self) -> None:
         """Have threads ready that only refuse: a busy pool must not delay a 503."""
@@ -387,18 +451,14 @@ class DrainServer(TcpWSGIServer):
         reservation = None if served or probe is not None else self.runner.reserve()
         task.reservations.append(reservation)
         busy = served or reservation is not None
-        dispatcher: ThreadedTaskDispatcher = probe or (self.task_dispatcher if busy else self._refusing)
+        dispatcher: ThreadedTaskDispatcher = probe or (self._threads if busy else self._refusing)
         if probe is not None:
             probe.set_thread_count(1)
         dispatcher.add_task(task)  # type: ignore[arg-type]  # a channel is a task to waitress
 
     def refuse_waiting(self) -> None:
         """Have the requests that wait for a thread refused."""
-        dispatcher: ThreadedTaskDispatcher = self.task_dispatcher
-        with dispatcher.lock:
-            waiting: list[Any] = list(dispatcher.queue)
-            dispatcher.queue.clear()
-        for channel in waiting:
+        for channel in self._threads.take_all():
             reservation = channel.reservations.popleft()
             if reservation is not None:
                 self.runner.release(reservation)
@@ -410,53 +470,81 @@ class DrainServer(TcpWSGIServer):
         """Close the connections on which nothing has come for a while, and on which nothing has just arrived."""
         expired = now - self.adj.channel_timeout
         for channel in self.channels:
-            idle = not channel.requests and channel.last_activity < expired
-            if idle and channel.socket is not None and not has_arrived(channel.socket.fileno()):
+            if channel.requests or channel.last_activity >= expired or not self.map.claim(channel.descriptor):
+                continue
+            if channel.socket is not None and not has_arrived(channel.socket.fileno()):
                 channel.will_close = True
+            channel.arm()
+
+    def pull_trigger(self) -> None:
+        """The channel that this thread serves has changed."""
+        channel: DrainChannel | None = getattr(self.serving, "channel", None)
+        if channel is not None:
+            channel.arm()
+
+    def attend(self, now: float) -> None:
+        """The main thread is awake: see to what the others do not come to. Raises what has broken the listener."""
+        if self.failed is not None:
+            raise self.failed
+        if self.lookout.look():
+            self.take_over()
+        if now >= self._tidied_at + self.adj.cleanup_interval:
+            self._tidied_at = now
+            self.maintenance(time.time())
+        self.map.arm(self._fileno)
+
+    def take_over(self) -> None:
+        """Read what has come, and queue it for the threads."""
+        for _ in range(TURNS):
+            if not self._threads.take_over(ACCEPT_BATCH):
+                break
 
     def readable(self) -> bool:
-        """Whether to accept connections. Asked before every wait."""
-        wanted: bool = super().readable()  # which is also where waitress looks for connections that have expired
-        if wanted and self.accept_again_at:
-            return time.monotonic() >= self.accept_again_at or len(self.map) < self._crowd
-        return wanted
+        """Whether to accept connections."""
+        if not self.accepting or self.failed is not None or len(self.map) >= self.adj.connection_limit:
+            return False
+        return not self.accept_again_at or time.monotonic() >= self.accept_again_at or len(self.map) < self._crowd
 
     def handle_accept(self) -> None:
         """Accept a batch of connections; none for a while, if there is no room for them."""
-        try:
-            self._accept(ACCEPT_BATCH)
-            self.accept_again_at = 0.0
-            self.runner.can_accept()
-        except AcceptExhausted as error:
-            self.runner.cannot_accept(str(error))
-            self.accept_again_at = time.monotonic() + ACCEPT_PAUSE
-            self._crowd = len(self.map)
+        with self._accept_lock:
+            if not self.accepting:
+                return
+            try:
+                self._accept(ACCEPT_BATCH)
+                self.accept_again_at = 0.0
+                self.runner.can_accept()
+            except AcceptExhausted as error:
+                self.runner.cannot_accept(str(error))
+                self._crowd = len(self.map)
+                self.accept_again_at = time.monotonic() + ACCEPT_PAUSE
+                self.lookout.wake()
 
     def _accept(self, limit: int) -> None:
         assert self.socket is not None
         for connection, address in accepted(self.socket, limit):
             with suppress(OSError):  # it has left
                 self.set_socket_options(connection)
-            self.channel_class(self, connection, address, self.adj, map=self.map)
+            DrainChannel(self, connection, address, self.adj, map=self.map).arm()
 
     def handle_error(self) -> None:
-        """The listener is broken: that is for the loop to know. Called while the exception is handled."""
-        error = sys.exc_info()[1]
-        assert error is not None
-        raise error
+        """The listener is broken: that is for the main thread to know. Called while the exception is handled."""
+        self.failed = sys.exc_info()[1]
+        self.lookout.wake()
 
     def accept_all(self) -> None:
         """Accept until the kernel has no more, and then nothing more."""
         assert self.socket is not None
         drop_new_connections(self.socket)
-        self.accepting = False
-        self.del_channel()  # `close` would close the trigger as well
-        try:
-            self._accept(BACKLOG)
-        except AcceptExhausted as error:
-            self.runner.cannot_accept(str(error))
-            return  # what is left is refused when there is room again
-        self.socket.close()
+        with self._accept_lock:
+            self.accepting = False
+            self.del_channel()  # `close` would close the trigger as well
+            try:
+                self._accept(BACKLOG)
+            except AcceptExhausted as error:
+                self.runner.cannot_accept(str(error))
+                return  # what is left is refused when there is room again
+            self.socket.close()
 
     def refuse_queued(self) -> None:
         """Answer what there was no room for."""
@@ -467,131 +555,96 @@ class DrainServer(TcpWSGIServer):
     @property
     def channels(self) -> list[DrainChannel]:
         """The open connections."""
-        return [channel for channel in self.map.values() if isinstance(channel, DrainChannel)]
-
-
-class SignalDispatcher(wasyncore.file_dispatcher):
-    """What wakes the loop when a signal has come."""
-
-    def __init__(self, watch: SignalWatch, attend: Callable[[], None], map: dict[int, Any]) -> None:  # noqa: A002 - its
-        super().__init__(watch, map)  # type: ignore[arg-type]  # typed as a file; its descriptor is all that counts
-        self._watch = watch
-        self._attend = attend
-
-    def writable(self) -> bool:
-        """There is nothing to write."""
-        return False
-
-    def handle_read(self) -> None:
-        """A wake-up."""
-        self._watch.drain()
-        self._attend()
+        return [channel for channel in list(self.map.values()) if isinstance(channel, DrainChannel) and channel.made]
 
 
 class WaitressServer:
     """The loop around waitress: serves until the runner's shutdown is over."""
 
-    def __init__(self, app: Any, runner: Runner, listener: socket.socket, threads: int, watchdog: Watchdog) -> None:
+    def __init__(self, app: Any, runner: Runner, ground: Ground, listener: socket.socket, watchdog: Watchdog) -> None:
         self._runner = runner
-        self._waitress = DrainServer(app, runner, listener, threads)
+        self._watch = ground.watch
+        self._waitress = DrainServer(app, runner, listener, ground.settings.threads, run_slots())
         self._watchdog = watchdog
         self._told = 0  # how many signals the runner knows of
         self._cancels = False  # whether that is asked for, and not yet done
         self._stop: Stop | None = None
-        self._stopped = threading.Event()
-        self._shutdown: threading.Thread | None = None
-        self._report: ShutdownReport | None = None
+        self._ending = Ending(runner, ground.watch, due=self._due, shut_down=self._shut_down, wake=self._wake)
 
-    def serve(self, watch: SignalWatch, listening: Listening) -> ShutdownReport:
+    def serve(self, listening: Listening) -> ShutdownReport:
         """Serve until a signal has led to the end; the report of it. Raises StartupError."""
         self._watchdog.exit_code = ExitCode.DISPOSE_FAILED  # if nothing better is known
+        lookout = self._waitress.lookout
+        tell(lookout.slots)
         try:
-            self._waitress.accept_connections()
+            self._waitress.start()
         except OSError as error:
             raise cannot_listen(listening.host, listening.port, error) from error
         self._runner.events.emit(listening)
-        SignalDispatcher(watch, lambda: self._attend_signals(watch), self._waitress.map)
-        self._attend_signals(watch)
-        while not self._stopped.is_set():
-            try:
-                wasyncore.poll2(self._patience(), self._waitress.map)
-                self._after_poll()
-            except Exception as error:  # noqa: BLE001 - whatever it is, what it serves is to be ended in order
-                self._broken(watch, error)
-        assert self._shutdown is not None
-        self._shutdown.join()
-        assert self._report is not None, "the runner's thread died"
-        self._watchdog.exit_code = self._report.exit_code
-        return self._report
+        report = self._ending.turn((self._watch.fileno(), lookout.woken), self._patience, self._turn)
+        assert report is not None, "the runner's thread died"
+        self._watchdog.exit_code = report.exit_code
+        return report
 
     # --- what the runner asks for, in its thread ------------------------------------------------------------
 
     def drain(self) -> None:
         """From now on requests are refused: keep them off the busy threads."""
         self._waitress.start_refusing()
+        self._wake()
 
     def cancel(self) -> None:
         """From now on no request waits for its client any more, or for a thread: those that do are refused."""
         self._cancels = True
-        self._waitress.pull_trigger()
+        self._wake()
 
     def stop(self, step: Stop) -> None:
         """Answer what is queued, close the listener and every connection; return when done."""
         self._stop = step
-        self._waitress.pull_trigger()
-        self._stopped.wait(step.limit + BROKEN_PAUSE - time.monotonic())  # less, unless the loop is broken
+        self._wake()
+        self._ending.over.wait(step.limit + BROKEN_PAUSE - time.monotonic())  # less, unless the loop is broken
+
+    def _shut_down(self) -> ShutdownReport:
+        return self._runner.shut_down(self)
+
+    def _wake(self) -> None:
+        self._waitress.lookout.wake()
 
     # --- the loop -------------------------------------------------------------------------------------------
 
-    def _broken(self, watch: SignalWatch, error: Exception) -> None:
-        """A turn has failed: tell it, and end in order, which the turns that still succeed help with."""
-        self._runner.failed("the server's loop", error)
-        if not watch.received:
-            watch.handle(signal.SIGTERM)
-        with suppress(Exception):
-            self._attend_signals(watch)
-        self._stopped.wait(BROKEN_PAUSE)
+    def _turn(self) -> None:
+        waitress, now = self._waitress, time.monotonic()
+        self._watch.drain()
+        waitress.attend(now)
+        self._ending.attend_signals()
+        for channel, until in list(waitress.lingering.items()):
+            if now >= until:
+                channel.close_lingering()
+        if self._cancels:
+            self._cancels = False
+            waitress.refuse_waiting()
+            for channel in waitress.channels:
+                channel.interrupt()
+        if self._stop is not None:
+            self._stop_once_quiet(self._stop)
 
-    def _attend_signals(self, watch: SignalWatch) -> None:
-        for name in watch.take_ignored():
-            self._runner.signal_ignored(name)
-        for name in watch.received[self._told :]:
-            self._told += 1
-            self._runner.signalled(name)
-        if self._told and self._shutdown is None:
-            shutdown = threading.Thread(target=self._shut_down, name="pooldrain-shutdown")
-            shutdown.start()  # if there is no room for it: at the next turn
-            self._shutdown = shutdown
+    def _due(self) -> list[str]:
+        due = self._watch.received[self._told :]
+        self._told += len(due)
+        return due
 
     def _patience(self) -> float:
         """How long to wait for events, in seconds."""
         now = time.monotonic()
-        instants = [now + 1.0, *self._waitress.lingering.values()]
+        instants = [now + self._waitress.lookout.patience(), *list(self._waitress.lingering.values())]
         if self._waitress.accept_again_at > now:
             instants.append(self._waitress.accept_again_at)
         if self._stop is not None:
             instants.append(self._stop.deadline)
+            instants.append(now + BROKEN_PAUSE / 10)
         return max(0.001, min(instants) - now)
 
-    def _after_poll(self) -> None:
-        now = time.monotonic()
-        for channel, until in list(self._waitress.lingering.items()):
-            if now >= until:
-                channel.handle_close()
-        if self._cancels:
-            self._cancels = False
-            self._waitress.refuse_waiting()
-            for channel in self._waitress.channels:
-                channel.interrupt()
-        if self._stop is not None:
-            self._stop_once_quiet(self._stop, now)
-
-    def _shut_down(self) -> None:
-        try:
-            self._report = self._runner.shut_down(self)
-        finally:
-            self._stopped.set()
-            self._waitress.pull_trigger()
+    # --- the end --------------------------------------------------------------------------------------------
 
     @property
     def _live_channels(self) -> list[DrainChannel]:
@@ -600,19 +653,21 @@ class WaitressServer:
         stuck = [client.channel for client in clients if isinstance(client, DrainTask)]
         return [channel for channel in self._waitress.channels if channel not in stuck]
 
-    def _stop_once_quiet(self, step: Stop, now: float) -> None:
+    def _stop_once_quiet(self, step: Stop) -> None:
         waitress = self._waitress
         if waitress.accepting:
             waitress.accept_all()
-        if self._live_channels and now < step.deadline:
+        for channel in list(waitress.lingering):
+            channel.close_lingering(if_taken=True)
+        if self._live_channels and time.monotonic() < step.deadline:
             return
-        wasyncore.poll2(0, waitress.map)  # what has arrived by now is read, and so not reset
-        if any(channel.busy for channel in self._live_channels) and now < step.limit:
+        waitress.take_over()  # what has arrived by now is read, and so not reset
+        if time.monotonic() < step.limit and not all(channel.quiet for channel in self._live_channels):
             return
         for channel in waitress.channels:
             wasyncore.dispatcher.close(channel)
         waitress.refuse_queued()
-        self._stopped.set()
+        self._ending.over.set()
 
 
 def serve(ground: Ground) -> int:
@@ -621,5 +676,5 @@ def serve(ground: Ground) -> int:
     service = build(ground.settings, ground.url)
     watchdog = ground.guard()
     service.runner.open()
-    server = WaitressServer(service.app, service.runner, listener, ground.settings.threads, watchdog)
-    return ground.finish(server.serve(ground.watch, ground.listening(listener)))
+    server = WaitressServer(service.app, service.runner, ground, listener, watchdog)
+    return ground.finish(server.serve(ground.listening(listener)))

@@ -37,7 +37,7 @@ def test_a_version_that_loses_requests_is_refused_in_one_line(
 
 @pytest.mark.parametrize(
     ("package", "installed"),
-    [("gunicorn", "26.2.0"), ("gunicorn", "27.0.1"), ("waitress", "3.0.0"), ("uvicorn", "0.30")],
+    [("gunicorn", "26.2.0"), ("gunicorn", "27.0.1"), ("waitress", "3.0.1"), ("uvicorn", "0.30")],
 )
 def test_others_are_taken(monkeypatch: pytest.MonkeyPatch, package: str, installed: str) -> None:
     monkeypatch.setattr(versions, "version", answering(installed))
