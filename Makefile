@@ -129,4 +129,6 @@ $(OLDEST)/.ready: requirements/oldest.txt $(READY)
 	@# uvicorn-worker, which is measured against only, asks for a newer uvicorn, and is told nothing.
 	@$(OLDEST)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps -r requirements/oldest.txt
 	@$(OLDEST)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation -e .
+	@# So that asyncio's own loop is tested as well: the others run on uvloop.
+	@$(OLDEST)/bin/python -m pip --disable-pip-version-check uninstall --quiet --yes uvloop
 	@touch $@

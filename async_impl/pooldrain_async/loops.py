@@ -8,9 +8,13 @@ from pooldrain.runtime.options.readers import Loop
 
 
 def new_loop(name: Loop) -> asyncio.AbstractEventLoop:
-    """A new one. Raises ModuleNotFoundError if its extra is not installed."""
+    """A new one; `auto` is uvloop where it is installed. Raises ModuleNotFoundError if its extra is not."""
     if name == "asyncio":
         return asyncio.new_event_loop()
-    import uvloop
-
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        if name == "auto":
+            return asyncio.new_event_loop()
+        raise
     return uvloop.new_event_loop()

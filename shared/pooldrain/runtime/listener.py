@@ -84,7 +84,9 @@ def keep_from_children(listener: socket.socket) -> None:
 
 def _close_in_child() -> None:
     for listener in _listeners:
-        listener.close()
+        descriptor = listener.detach()  # `close` would wait for the loop that it is registered with
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 os.register_at_fork(after_in_child=_close_in_child)

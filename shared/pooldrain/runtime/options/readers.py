@@ -17,7 +17,7 @@ from pooldrain.runtime.output.logging import LogFormat, LogLevel
 from pooldrain.servers import servers_of
 from pooldrain.sqla.database_url import DatabaseUrl
 
-Loop = Literal["asyncio", "uvloop"]
+Loop = Literal["auto", "asyncio", "uvloop"]
 
 
 LONGEST = 1_000_000.0  # seconds; a timeout beyond some 24 days overflows what the system's calls take

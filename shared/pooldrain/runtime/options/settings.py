@@ -147,7 +147,7 @@ def load_settings(backend: Backend, argv: Sequence[str], environ: Mapping[str, s
         factory=values["factory"],
         app_dir=values["app_dir"],
         reload=values["reload"],
-        loop=values.get("loop", "asyncio"),
+        loop=values.get("loop", "auto"),
         workers=values["workers"],
         threads=values.get("threads", 1),
         max_requests=values["max_requests"],

@@ -138,7 +138,13 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
             shown_default="`tool.pooldrain` in pyproject.toml",
         ),
         Option("reload", boolean, "for development: drain, and start anew, when a file changes", False),
-        Option("loop", loop, "event loop; uvloop is faster, and an extra of ours", "asyncio", backends=("async",)),
+        Option(
+            "loop",
+            loop,
+            "event loop; auto is uvloop (an extra) where it is installed",
+            "auto",
+            backends=("async",),
+        ),
         Option("workers", positive, "processes to serve from, each with a pool of its own", 1),
         Option("threads", positive, "requests served at once by one worker", 40, backends=("sync",)),
         Option(
