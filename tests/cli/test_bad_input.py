@@ -187,7 +187,7 @@ def test_a_database_that_is_down_is_told(postgres: Postgres) -> None:
 def test_a_database_that_does_not_answer_is_given_up_after_the_connect_timeout(postgres: Postgres) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=64) as silent:
         url = f"postgresql://user:{SECRET}@127.0.0.1:{silent.getsockname()[1]}/name"
-        refusals = every_way("--bind", "127.0.0.1:0", "--connect-timeout", "2", url=url, within=2 + 5)
+        refusals = every_way("--bind", "127.0.0.1:0", "--connect-timeout", "2", url=url, within=2 + 18)
     expect_not_started(refusals, postgres, "cannot connect to postgresql://user:***@127.0.0.1:", "timeout")
 
 

@@ -82,13 +82,15 @@ def test_who_has_changed_what_a_channel_waits_for_arms_it_for_that(polled: Polle
     assert polled.waits(channel.descriptor), "to read, now"
 
 
-def test_what_is_claimed_is_left_alone_until_it_is_armed_again(polled: PolledMap, channel: Channel) -> None:
+def test_what_is_claimed_is_left_alone_until_it_is_released(polled: PolledMap, channel: Channel) -> None:
     assert polled.claim(channel.descriptor)
     assert not polled.claim(channel.descriptor)
-    channel.theirs.send(b"x")
+    channel.wants = "write"
+    polled.arm(channel.descriptor)  # by a thread that has changed what it waits for: whoever has it will see
+    assert list(polled.wait(AT_ONCE, 1)) == []
     polled.attend(channel.descriptor)
     assert channel.happened == []
-    polled.arm(channel.descriptor)
+    polled.release(channel.descriptor)
     assert list(polled.wait(BRIEFLY, 1)) == [channel.descriptor]
 
 

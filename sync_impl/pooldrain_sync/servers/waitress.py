@@ -328,7 +328,10 @@ class DrainChannel(HTTPChannel):
 
     def _flush_some(self, do_close: bool = True) -> bool | None:
         """Hand over to the kernel what it takes."""
-        flushed: bool | None = super()._flush_some(do_close)  # type: ignore[misc]  # the stubs do not know it
+        with self.outbuf_lock:  # another thread may be about to close it
+            if not self.connected:
+                return False
+            flushed: bool | None = super()._flush_some(do_close)  # type: ignore[misc]  # the stubs do not know it
         if self._unsent and not self.total_outbufs_len:
             self._tell_sent()
         return flushed
@@ -373,7 +376,7 @@ class DrainChannel(HTTPChannel):
         if self.server.map.claim(self.descriptor):
             if not if_taken or self.has_taken_all:
                 self.handle_close()
-            self.arm()
+            self.server.map.release(self.descriptor)
 
     def handle_close(self) -> None:
         """Close; after a response, half of it first, so that unread bytes do not reset what is on the wire."""
@@ -474,7 +477,7 @@ class DrainServer(TcpWSGIServer):
                 continue
             if channel.socket is not None and not has_arrived(channel.socket.fileno()):
                 channel.will_close = True
-            channel.arm()
+            self.map.release(channel.descriptor)
 
     def pull_trigger(self) -> None:
         """The channel that this thread serves has changed."""

@@ -36,20 +36,21 @@ class Polled(Protocol):
 class _Entry:
     """One of them."""
 
-    __slots__ = ("armed", "known", "lock", "polled")
+    __slots__ = ("armed", "claimed", "known", "lock", "polled")
 
     def __init__(self, polled: Polled) -> None:
         self.polled = polled
         self.lock = threading.Lock()  # who asks it last what it waits for has to be the last to arm it
         self.armed: str | None = None  # "read", "write"
+        self.claimed = False
         self.known = False  # to the poller
 
 
 class PolledMap(dict[int, Any]):
     """waitress's map of all that is waited for, by descriptor. Thread-safe.
 
-    Who claims an entry has it alone, until it is armed again: a thread on which something has happened, or the main one
-    that closes what has been idle for too long.
+    Who claims an entry attends to it alone until it is released: a thread that has been told of it, or the main one,
+    which closes what has been idle for too long.
     """
 
     def __init__(self) -> None:
@@ -71,11 +72,16 @@ class PolledMap(dict[int, Any]):
         self._poller.remove(fd)
 
     def arm(self, fd: int | None) -> None:
-        """Wait for what it waits for now: to be called by whoever has changed that, afterwards."""
+        """Wait for what it waits for now: to be called by whoever has changed that, afterwards.
+
+        If it is claimed, that is done when it is released.
+        """
         entry = None if fd is None else self._entries.get(fd)
         if fd is None or entry is None:
             return
         with entry.lock:
+            if entry.claimed:
+                return
             wanted = "write" if entry.polled.writable() else "read" if entry.polled.readable() else None
             if wanted is None or wanted == entry.armed:
                 return
@@ -88,13 +94,21 @@ class PolledMap(dict[int, Any]):
                     self._poller.add(fd, write=wanted == "write")
 
     def claim(self, fd: int | None) -> bool:
-        """Whether it was waited for, and is not any more."""
+        """Whether it was waited for, and is the caller's now."""
         entry = None if fd is None else self._entries.get(fd)
         if entry is None:
             return False
         with entry.lock:
-            armed, entry.armed = entry.armed, None
-        return armed is not None
+            if entry.armed is None:
+                return False
+            entry.armed, entry.claimed = None, True
+        return True
+
+    def release(self, fd: int | None) -> None:
+        """It is the caller's no more: wait for what it waits for now."""
+        if fd is not None and (entry := self._entries.get(fd)) is not None:
+            entry.claimed = False
+            self.arm(fd)
 
     def waits(self, fd: int | None) -> bool:
         """Whether it is waited for."""
@@ -125,7 +139,7 @@ class PolledMap(dict[int, Any]):
         elif polled.readable():
             wasyncore.read(polled)
         if self.get(fd) is polled:  # it may be closed, and its number another's
-            self.arm(fd)
+            self.release(fd)
 
 
 class SlotDispatcher(ThreadedTaskDispatcher):
