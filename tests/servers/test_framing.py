@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pooldrain.runtime.listener import KEEP_ALIVE
-from pooldrain_compare.harness.servers import GUNICORN, SERVERS, WAITRESS, Backend
+from pooldrain_compare.harness.servers import GUNICORN, SERVERS, UVICORN, WAITRESS, Backend
 from pooldrain_sync.engine.request import BODY_KEPT
 from pooldrain_sync.servers.waitress import DrainServer
 from pooldrain_sync.servers.waitress_loop import PolledMap
@@ -89,6 +90,27 @@ def test_what_has_no_body_breaks_nothing(service: Service, complaints: Callable[
     assert complaints() == []
 
 
+EVENTS = """
+async def app(scope, receive, send):
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
+        if scope["path"] == "/late":
+            while (await receive())["type"] != "http.disconnect":
+                pass
+        await send({"type": "http.response.body", "body": b"event"})
+"""
+
+
+def test_a_head_goes_out_with_its_body_or_alone_if_that_is_late(services: Launcher, tmp_path: Path) -> None:
+    (tmp_path / "events.py").write_text(EVENTS, "utf-8")
+    service = services.start_users(UVICORN, "events:app", tmp_path)
+    with socket.create_connection(service.address, timeout=5) as client:
+        client.sendall(request("GET", "/at-once"))
+        assert client.recv(1000).endswith(b"\r\n\r\nevent"), "as a whole"
+        client.sendall(request("GET", "/late"))
+        assert client.recv(1000).endswith(b"\r\n\r\n")
+
+
 @threaded
 @pytest.mark.parametrize(("written", "told"), [(4, ["shorter"]), (10, []), (12, ["longer"])])
 def test_what_is_written_by_the_older_way_is_counted_too(
@@ -137,18 +159,14 @@ class IdleChannel:
         self.requests: list[object] = []
         self.socket = connection
         self.descriptor = connection.fileno()
-        self._map = polled
         polled[self.descriptor] = self
-        self.arm()
+        polled.arm(self.descriptor)
 
     def readable(self) -> bool:
         return not self.will_close
 
     def writable(self) -> bool:
         return self.will_close
-
-    def arm(self) -> None:
-        self._map.arm(self.descriptor)
 
 
 def test_waitress_looks_once_more_before_it_closes_an_idle_connection() -> None:

@@ -30,7 +30,7 @@ from uvicorn.server import ServerState
 
 from pooldrain.errors import StartupError
 from pooldrain.exit_codes import ExitCode
-from pooldrain.gate import CLIENT
+from pooldrain.gate import CLIENT, ONE_WRITE
 from pooldrain.problems import INTERNAL_ERROR, REFUSED, invalid_request
 from pooldrain.runtime.listener import (
     ACCEPT_BATCH,
@@ -45,6 +45,7 @@ from pooldrain.runtime.listener import (
     cannot_listen,
     drop_new_connections,
     has_arrived,
+    has_taken_all,
     refuse_queued,
 )
 from pooldrain.runtime.process.signals import SignalWatch
@@ -59,6 +60,9 @@ from pooldrain_async.runner import Runner
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application, ASGIReceiveEvent
+
+# Seconds between two looks, at the end, at who has taken the last answer.
+TAKEN_PAUSE = 0.005
 
 # Seconds between two renewals of the Date header.
 TICK = 1.0
@@ -79,16 +83,42 @@ class DrainState(ServerState):
 
 
 class LingeringTransport:
-    """A transport whose `close` closes our half first, so that unread bytes do not reset what is on the wire."""
+    """A transport whose `close` closes our half first, so that unread bytes do not reset what is on the wire.
+
+    An answer's head goes out with the first of its body if that comes in the same turn: one system call, not two.
+    """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
         self._loop = loop
         self.lingering = False
-        self.write = transport.write  # the hot path goes straight through
+        self.told = True  # its client knows, once it has taken all, that this is the end
+        self.answering: DrainCycle | None = None  # whose answer has not begun
+        self._head = b""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send; the head of an answer at the end of this turn of the loop at the latest."""
+        if self._head:
+            head, self._head = self._head, b""
+            if len(data) <= ONE_WRITE:
+                data = head + data
+            else:
+                self._transport.write(head)
+        elif self.answering is not None and self.answering.response_started:
+            self.answering = None
+            self._head = data
+            self._loop.call_soon(self.flush)
+            return
+        self._transport.write(data)
+
+    def flush(self) -> None:
+        """Send a head that nothing has come after."""
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.write(head)
 
     def is_closing(self) -> bool:
         """Whether nothing more can be sent."""
@@ -96,6 +126,7 @@ class LingeringTransport:
 
     def close(self) -> None:
         """Close our half after what is buffered; the rest when the client has closed, or after a while."""
+        self.flush()
         if self.lingering or self._transport.is_closing() or not self._transport.can_write_eof():
             self._transport.close()
             return
@@ -108,8 +139,18 @@ class LingeringTransport:
 
     def sent(self) -> None:
         """Nothing is buffered any more."""
-        if self.lingering:
+        if self.lingering and not self.close_if_taken():
             self._loop.call_later(LINGER_LIMIT, self._transport.close)
+
+    def close_if_taken(self) -> bool:
+        """Linger no longer if that would reset nothing; whether it does not."""
+        transport = self._transport
+        if not self.told or transport.get_write_buffer_size():
+            return False
+        taken = has_taken_all(transport.get_extra_info("socket").fileno())
+        if taken:
+            transport.close()
+        return taken
 
 
 class DrainCycle(RequestResponseCycle):
@@ -206,7 +247,7 @@ class DrainProtocol(HttpToolsProtocol):
         cycle.connection = self
         scope: dict[str, Any] = cycle.scope  # type: ignore[assignment]  # with a key of our own
         scope[CLIENT] = cycle
-        self._serving = cycle
+        self._serving = self.transport.answering = cycle
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         assert isinstance(cycle, DrainCycle)
@@ -218,6 +259,7 @@ class DrainProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """The response has been handed over."""
+        self.transport.flush()
         # Not in the request's context: the timer of the kept connection would keep the request alive for as long.
         self._context.run(super().on_response_complete)
 
@@ -268,6 +310,7 @@ class DrainProtocol(HttpToolsProtocol):
             handler = self.timeout_keep_alive_handler
             self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, handler)
         else:
+            self.transport.told = False
             super().timeout_keep_alive_handler()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -523,7 +566,12 @@ class UvicornServer(uvicorn.Server):
     async def _until_quiet(self, deadline: float, limit: float) -> None:
         """Wait for every connection to go until `deadline`, for those being answered until `limit`."""
         state = self.server_state
-        await _wait_while(lambda: bool(state.connections or state.connecting), state.connection_gone, deadline)
+        while (state.connections or state.connecting) and (now := time.monotonic()) < deadline:
+            for connection in list(state.connections):
+                transport = connection.transport
+                if isinstance(transport, LingeringTransport) and transport.lingering:
+                    transport.close_if_taken()
+            await _await_change(state.connection_gone, min(deadline, now + TAKEN_PAUSE))
         # What has arrived by now is read, and so not reset: turn the loop until nothing is left to read or to send.
         while self._busy and time.monotonic() < limit:  # noqa: ASYNC110 - readable sockets set no event
             await asyncio.sleep(0.001)
@@ -550,13 +598,12 @@ def serve_to_end(loop: asyncio.AbstractEventLoop, server: UvicornServer) -> Shut
             time.sleep(BROKEN_PAUSE)
 
 
-async def _wait_while(busy: Any, changed: asyncio.Event, deadline: float) -> None:
-    """Wait for `busy()` to become false, looking again at each `changed`, at most until the deadline."""
+async def _await_change(changed: asyncio.Event, deadline: float) -> None:
+    """Wait for the next `changed`, at most until the deadline."""
+    changed.clear()
     with suppress(TimeoutError):
         async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-            while busy():
-                changed.clear()
-                await changed.wait()
+            await changed.wait()
 
 
 def serve(ground: Ground) -> int:
