@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pooldrain.exit_codes import ExitCode
+from pooldrain.exit_codes import ExitCode, by_signal
 from pooldrain.runtime.output.logging import configure_logging
 
 if TYPE_CHECKING:
@@ -54,18 +54,21 @@ def serve_and_reload(backend: Backend, arguments: Sequence[str], settings: Setti
                 break
             if changed:
                 logger.info("reload: a file has changed")
-                _end(service)
+                end_service(service)
             if changed or service is None:
                 service = subprocess.Popen(command, start_new_session=True)  # a Ctrl+C reaches it by us, and once
     finally:
-        code = _end(service)
+        code = end_service(service)
     return code
 
 
-def _end(service: subprocess.Popen[bytes] | None) -> int:
+def end_service(service: subprocess.Popen[bytes] | None) -> int:
     """Have it drain, and wait for it, which its own deadlines bound; its exit code."""
     if service is None:
         return int(ExitCode.DRAINED)
     if service.poll() is None:
         service.send_signal(signal.SIGTERM)
-    return service.wait()
+    code = service.wait()
+    if code == -signal.SIGTERM:  # it was still starting, and so served nobody
+        return int(ExitCode.DRAINED)
+    return code if code >= 0 else by_signal(-code)
