@@ -42,9 +42,6 @@ class Channel:
         self.happened.append("write")
         self.wants = "read"
 
-    def service(self) -> None:
-        self.happened.append("service")
-
     def close(self) -> None:
         del self._polled[self.descriptor]
         self.ours.close()
@@ -67,8 +64,8 @@ def channel(polled: PolledMap) -> Iterator[Channel]:
 def test_what_happens_is_attended_to_once_and_waited_for_again(polled: PolledMap, channel: Channel) -> None:
     for _ in range(2):
         channel.theirs.send(b"x")
-        assert list(polled.wait(BRIEFLY, 1)) == [channel.descriptor]
-        assert list(polled.wait(AT_ONCE, 1)) == []
+        assert list(polled.poller.poll(BRIEFLY, 1)) == [channel.descriptor]
+        assert list(polled.poller.poll(AT_ONCE, 1)) == []
         polled.attend(channel.descriptor)
     assert channel.happened == ["read", "read"]
 
@@ -76,7 +73,7 @@ def test_what_happens_is_attended_to_once_and_waited_for_again(polled: PolledMap
 def test_who_has_changed_what_a_channel_waits_for_arms_it_for_that(polled: PolledMap, channel: Channel) -> None:
     channel.wants = "write"
     polled.arm(channel.descriptor)
-    assert list(polled.wait(BRIEFLY, 1)) == [channel.descriptor]
+    assert list(polled.poller.poll(BRIEFLY, 1)) == [channel.descriptor]
     polled.attend(channel.descriptor)
     assert channel.happened == ["write"]
     assert polled.waits(channel.descriptor), "to read, now"
@@ -87,20 +84,20 @@ def test_what_is_claimed_is_left_alone_until_it_is_released(polled: PolledMap, c
     assert not polled.claim(channel.descriptor)
     channel.wants = "write"
     polled.arm(channel.descriptor)  # by a thread that has changed what it waits for: whoever has it will see
-    assert list(polled.wait(AT_ONCE, 1)) == []
+    assert list(polled.poller.poll(AT_ONCE, 1)) == []
     polled.attend(channel.descriptor)
     assert channel.happened == []
     polled.release(channel.descriptor)
-    assert list(polled.wait(BRIEFLY, 1)) == [channel.descriptor]
+    assert list(polled.poller.poll(BRIEFLY, 1)) == [channel.descriptor]
 
 
 def test_a_channel_that_wants_nothing_any_more_is_not_waited_for(polled: PolledMap, channel: Channel) -> None:
     channel.theirs.send(b"x")
-    assert list(polled.wait(BRIEFLY, 1)) == [channel.descriptor]
+    assert list(polled.poller.poll(BRIEFLY, 1)) == [channel.descriptor]
     channel.wants = ""
     polled.attend(channel.descriptor)
     assert channel.happened == []
-    assert list(polled.wait(AT_ONCE, 1)) == []
+    assert list(polled.poller.poll(AT_ONCE, 1)) == []
 
 
 def test_a_call_that_the_main_thread_takes_itself_is_repeated(polled: PolledMap, channel: Channel) -> None:
@@ -108,6 +105,8 @@ def test_a_call_that_the_main_thread_takes_itself_is_repeated(polled: PolledMap,
     dispatcher = SlotDispatcher(polled, slots)
     slots.poll()  # a thread is about to wait for clients
     dispatcher.add_task(channel)
-    assert dispatcher.take_over(1), "the call itself"
-    assert len(polled.wait(BRIEFLY, 1)) == 1, "the thread is called again"
+    channel.theirs.send(b"x")
+    dispatcher.take_over()
+    assert channel.happened == ["read"], "and with it the call itself"
+    assert len(polled.poller.poll(BRIEFLY, 1)) == 1, "the thread is called again"
     assert dispatcher.take_all() == [channel]

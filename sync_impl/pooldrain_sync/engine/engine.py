@@ -12,12 +12,10 @@ import errno
 import io
 import logging
 import math
-import os
 import socket
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -38,9 +36,10 @@ from pooldrain.runtime.listener import (
 )
 from pooldrain_sync.engine.connection import Connection, Interruption
 from pooldrain_sync.engine.exchange import SOFTWARE, Exchange, FileWrapper
-from pooldrain_sync.engine.lookout import LOOK, Lookout
+from pooldrain_sync.engine.lookout import Lookout
 from pooldrain_sync.engine.poller import make_poller
 from pooldrain_sync.engine.request import BODY_KEPT, HttpsFrom, Request, StreamedBody, base_environ, environ_of
+from pooldrain_sync.engine.threads import ServingThreads
 from pooldrain_sync.middleware import readable
 from pooldrain_sync.runner import Runner
 
@@ -85,63 +84,27 @@ class Engine:
         self._poller = make_poller()
         self.lookout = Lookout(threads, slots)
         self.slots = self.lookout.slots
+        self._serving = ServingThreads(
+            self._poller, self.slots, attend=self.event, serve=self._serve_all, failed=self._close_failed
+        )
         self._conns: dict[int, Connection] = {}
         self.waiting: dict[Connection, float] = {}  # until when (monotonic seconds)
         self._sending: dict[Connection, None] = {}
         self.lingering: dict[Connection, float] = {}  # until when
-        self._ready: deque[Connection] = deque()  # those with a request that waits for a thread
         self._probing: dict[str, ThreadPoolExecutor] = {}  # by path: one that hangs does not keep the others
         self._idle_limit = float(KEEP_ALIVE)
         self._accepts = False
         self._listens = False  # whether the poller knows the listener
-        self._bell, self._ring = os.pipe()  # for the threads: something is ready
-        for end in (self._bell, self._ring):
-            os.set_blocking(end, False)
         self.exhausted: str | None = None  # why nothing more could be accepted
         listener.setblocking(False)
 
     def start(self) -> None:
         """Start the threads, and accept."""
-        self._poller.add(self._bell)
         for number in range(self._threads):
-            threading.Thread(target=self._work, name=f"pooldrain-{number}", daemon=True).start()
+            threading.Thread(target=self._serving.work, name=f"pooldrain-{number}", daemon=True).start()
         self.accept(True)
 
     # --- the threads ------------------------------------------------------------------------------------------
-
-    def _work(self) -> None:
-        slots, poll, ready = self.slots, self._poller.poll, self._ready
-        ran = False
-        while True:
-            slots.poll(from_run=ran)
-            conn: Connection | None = None
-            fds: Sequence[int] = ()
-            try:
-                if ready:
-                    with contextlib.suppress(IndexError):  # somebody else was quicker
-                        conn = ready.popleft()
-                if conn is None:
-                    fds = poll(-1, 1)
-            except OSError as error:  # a broken poller: the main thread will find out as well
-                logger.error("waiting for clients failed", exc_info=error)
-                time.sleep(LOOK)
-            if conn is None and not fds:
-                slots.polled()
-                ran = False
-                continue
-            slots.run(from_poll=True)
-            slots.held = ran = True
-            try:
-                for fd in fds:
-                    conn = self.event(fd)
-                if conn is not None:
-                    self._serve_all(conn)
-            except Exception as error:
-                logger.error("a connection failed", exc_info=error)
-                if conn is not None:
-                    self._close(conn)
-            finally:
-                slots.held = False
 
     def event(self, fd: int) -> Connection | None:
         """Something has happened on a descriptor; a connection with a request that is to be served now."""
@@ -151,12 +114,6 @@ class Engine:
                 self._listens = False
                 if self._accepts:
                     self._accept_some()
-            elif fd == self._bell:
-                with contextlib.suppress(BlockingIOError):
-                    os.read(self._bell, 4096)
-                self._poller.arm(self._bell)
-                with contextlib.suppress(IndexError):
-                    return self._ready.popleft()
             return None
         if self.waiting.pop(conn, None) is not None:
             return self._read(conn)
@@ -173,7 +130,7 @@ class Engine:
             following = self._serve(conn)
             if following is None:
                 return
-        self._queue(conn)
+        self._serving.queue(conn)
 
     def _serve(self, conn: Connection) -> Connection | None:
         request = conn.requests[0]
@@ -195,7 +152,7 @@ class Engine:
     def _serve_probe(self, conn: Connection) -> None:
         try:
             if self._run(conn, conn.requests[0]) is not None:
-                self._queue(conn)
+                self._serving.queue(conn)
         except Exception as error:
             logger.error("a connection failed", exc_info=error)
             self._close(conn)
@@ -372,6 +329,10 @@ class Engine:
         if admitted is not None and not admitted.ended:
             self._runner.finish(admitted)
 
+    def _close_failed(self, conn: Connection | None) -> None:
+        if conn is not None:
+            self._close(conn)
+
     def _close(self, conn: Connection) -> None:
         if self._conns.get(conn.fd) is conn:
             self._poller.remove(conn.fd)
@@ -471,16 +432,12 @@ class Engine:
 
     def take_over(self) -> None:
         """Read what has come, answer what needs no thread, and queue the rest in the order in which it came."""
-        for _ in range(IN_A_ROW):
-            fds = self._poller.poll(0, ACCEPT_BATCH)
-            if not fds:
-                break
-            for fd in fds:
-                conn = self.event(fd)
-                while conn is not None:
-                    conn = self._hand_on(conn)
-        if self._ready:
-            self.slots.need_poller()
+        self._serving.take_over(self._look_after)
+
+    def _look_after(self, fd: int) -> None:
+        conn = self.event(fd)
+        while conn is not None:
+            conn = self._hand_on(conn)
 
     def _hand_on(self, conn: Connection) -> Connection | None:
         request = conn.requests[0]
@@ -491,15 +448,8 @@ class Engine:
             if request.reservation is None:
                 self._admit(request)  # which counts it as refused
                 return self._answer(conn, REFUSED)
-        self._queue(conn)
+        self._serving.queue(conn)
         return None
-
-    def _queue(self, conn: Connection) -> None:
-        self._ready.append(conn)
-        self.slots.need_poller()
-        if self.slots.polling:
-            with contextlib.suppress(BlockingIOError):
-                os.write(self._ring, b"x")
 
     def close_idle(self) -> None:
         """Close the connections on which nothing moves any more."""
@@ -558,11 +508,10 @@ class Engine:
 
     def cut(self) -> None:
         """Nothing waits for its client any more, or for a thread."""
-        while self._ready:
-            with contextlib.suppress(IndexError):
-                conn: Connection | None = self._ready.popleft()
-                while conn is not None:
-                    conn = self._refuse_queued(conn)
+        while (waiting := self._serving.next()) is not None:
+            conn: Connection | None = waiting
+            while conn is not None:
+                conn = self._refuse_queued(conn)
         for conn in list(self.waiting):
             if conn.requests and self.waiting.pop(conn, None) is not None:
                 conn.interrupted = True

@@ -65,8 +65,6 @@ from pooldrain_sync.servers.waitress_loop import PolledMap, SlotDispatcher
 
 logger = logging.getLogger("pooldrain")
 
-# Turns in which the main thread reads what has come, at most, before it looks at anything else.
-TURNS = 8
 
 # Queueing for a thread is normal for a busy server, and told nowhere else.
 logging.getLogger("waitress.queue").setLevel(logging.ERROR)
@@ -229,7 +227,7 @@ class DrainChannel(HTTPChannel):
 
     @property
     def quiet(self) -> bool:
-        """Whether nothing is to be answered or flushed, and no client has only just connected. It is claimed if so."""
+        """Whether nothing is to be answered or flushed, no client has only just connected, and no thread is at it."""
         if time.monotonic() < self._first_bytes_until:
             return False
         owing = self.requests or self.total_outbufs_len or self.will_close or self.close_when_flushed
@@ -411,7 +409,7 @@ class DrainServer(TcpWSGIServer):
         self._probes = {path: ThreadedTaskDispatcher() for path in runner.probes.uncounted}
         self.map = PolledMap()
         self.lookout = Lookout(threads, slots)
-        dispatcher = self._threads = SlotDispatcher(self.map, self.lookout.slots)
+        dispatcher = self.threads = SlotDispatcher(self.map, self.lookout.slots)
         self.serving = threading.local()  # `channel`: what this thread serves
         adjustments = Adjustments(
             sockets=[listener],
@@ -420,7 +418,6 @@ class DrainServer(TcpWSGIServer):
             connection_limit=10_000,
             channel_timeout=KEEP_ALIVE,
             cleanup_interval=5,
-            asyncore_use_poll=True,
             ident="pooldrain",
         )
         self.lingering: dict[DrainChannel, float] = {}  # until when
@@ -454,14 +451,14 @@ class DrainServer(TcpWSGIServer):
         reservation = None if served or probe is not None else self.runner.reserve()
         task.reservations.append(reservation)
         busy = served or reservation is not None
-        dispatcher: ThreadedTaskDispatcher = probe or (self._threads if busy else self._refusing)
+        dispatcher: ThreadedTaskDispatcher = probe or (self.threads if busy else self._refusing)
         if probe is not None:
             probe.set_thread_count(1)
         dispatcher.add_task(task)  # type: ignore[arg-type]  # a channel is a task to waitress
 
     def refuse_waiting(self) -> None:
         """Have the requests that wait for a thread refused."""
-        for channel in self._threads.take_all():
+        for channel in self.threads.take_all():
             reservation = channel.reservations.popleft()
             if reservation is not None:
                 self.runner.release(reservation)
@@ -490,17 +487,11 @@ class DrainServer(TcpWSGIServer):
         if self.failed is not None:
             raise self.failed
         if self.lookout.look():
-            self.take_over()
+            self.threads.take_over()
         if now >= self._tidied_at + self.adj.cleanup_interval:
             self._tidied_at = now
             self.maintenance(time.time())
         self.map.arm(self._fileno)
-
-    def take_over(self) -> None:
-        """Read what has come, and queue it for the threads."""
-        for _ in range(TURNS):
-            if not self._threads.take_over(ACCEPT_BATCH):
-                break
 
     def readable(self) -> bool:
         """Whether to accept connections."""
@@ -639,7 +630,7 @@ class WaitressServer:
     def _patience(self) -> float:
         """How long to wait for events, in seconds."""
         now = time.monotonic()
-        instants = [now + self._waitress.lookout.patience(), *list(self._waitress.lingering.values())]
+        instants = [now + self._waitress.lookout.patience(), *self._waitress.lingering.values()]
         if self._waitress.accept_again_at > now:
             instants.append(self._waitress.accept_again_at)
         if self._stop is not None:
@@ -664,7 +655,7 @@ class WaitressServer:
             channel.close_lingering(if_taken=True)
         if self._live_channels and time.monotonic() < step.deadline:
             return
-        waitress.take_over()  # what has arrived by now is read, and so not reset
+        waitress.threads.take_over()  # what has arrived by now is read, and so not reset
         if time.monotonic() < step.limit and not all(channel.quiet for channel in self._live_channels):
             return
         for channel in waitress.channels:

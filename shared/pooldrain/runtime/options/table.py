@@ -139,11 +139,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         ),
         Option("reload", boolean, "for development: drain, and start anew, when a file changes", False),
         Option(
-            "loop",
-            loop,
-            "event loop; auto is uvloop (an extra) where it is installed",
-            "auto",
-            backends=("async",),
+            "loop", loop, "event loop; auto is uvloop (an extra) where it is installed", "auto", backends=("async",)
         ),
         Option("workers", positive, "processes to serve from, each with a pool of its own", 1),
         Option("threads", positive, "requests served at once by one worker", 40, backends=("sync",)),
