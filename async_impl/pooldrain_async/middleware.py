@@ -44,6 +44,11 @@ class LoopClient(Client, Protocol):
         """Whether it has not sent all of its request yet: the rest is not waited for behind the answer."""
         ...
 
+    @property
+    def sent(self) -> bool:
+        """Whether there is nothing for `when_sent` to wait for."""
+        ...
+
     def break_off(self) -> None:
         """Break the response off."""
 
@@ -87,7 +92,8 @@ class GateMiddleware:
         responder = _Responder(runner, send, client, request)
         try:
             await self._app(scope, receive, responder.send)
-            await responder.let_through()
+            if responder.held is not None:
+                await responder.let_through()
         except asyncio.CancelledError:
             if not request.cancelled:
                 raise
@@ -105,7 +111,7 @@ class GateMiddleware:
         finally:
             CURRENT_REQUEST.reset(token)
             request.broken = not responder.complete
-            if client is None:
+            if client is None or client.sent:
                 runner.end(request)
             else:
                 client.when_sent(partial(runner.end, request))
@@ -128,7 +134,7 @@ class _Responder:
 
     # Defaults live in the class: a responder is made for every answer, and few of them change.
     _replaced = False
-    _held: Message | None = None  # the head of a page that may have to be replaced
+    held: Message | None = None  # the head of a page that may have to be replaced
     _begun = False  # some of the body was handed over before the drain timed out
     complete = False
 
@@ -150,8 +156,8 @@ class _Responder:
                 if request.cancelled and request.was_cut:
                     # The application failed because we cancelled it: the client learns that, not "internal error".
                     return self.send_cut()
-                if message["status"] == 500 and request.failure is not None and self._held is not message:
-                    self._held = message  # if this is its framework's page, ours says more
+                if message["status"] == 500 and request.failure is not None and self.held is not message:
+                    self.held = message  # if this is its framework's page, ours says more
                     return _nothing()
             if message["status"] in BODILESS:
                 headers = [header for header in message.get("headers", ()) if header[0].lower() != b"content-length"]
@@ -162,7 +168,7 @@ class _Responder:
                     message = {**message, "headers": [*headers, _CLOSE]}
         elif self._replaced:
             return _nothing()
-        elif self._held is not None:
+        elif self.held is not None:
             return self._settle(message)
         elif not message.get("more_body", False):
             self.complete = True
@@ -177,7 +183,7 @@ class _Responder:
         assert self._request is not None
         failure = self._request.failure
         if isinstance(failure, Failure) and is_default_page(message.get("body", b"")):
-            self._held = None
+            self.held = None
             await send_answer(failure.answer(self._request), self.send)
             self._replaced = True
         else:
@@ -186,9 +192,9 @@ class _Responder:
 
     async def let_through(self) -> None:
         """Send a head that was held back."""
-        if (held := self._held) is not None:
+        if (held := self.held) is not None:
             await self.send(held)
-            self._held = None
+            self.held = None
 
     async def explains(self, error: Exception) -> bool:
         """Whether the client is told why the application, which has let this error through, has no connection."""
@@ -198,8 +204,8 @@ class _Responder:
             await self.let_through()
             return False
         tell_failure(error, self._request.route)
-        if failure is not None and (self._request.status is None or self._held is not None):
-            self._held = None
+        if failure is not None and (self._request.status is None or self.held is not None):
+            self.held = None
             await send_answer(failure.answer(self._request), self.send)
             self._replaced = True
         return self._replaced

@@ -1,6 +1,7 @@
 """Applications that say what their requests left.
 
-`/garbage` answers how many objects only the collector frees, `/requests` how many requests are still in memory.
+`/garbage` answers how many objects only the collector frees, `/requests` how many requests are still in memory,
+`/watched` how many objects the collector looks at.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ def answer(path: str) -> bytes:
             number = gc.collect()
         case "/requests":
             number = sum(isinstance(each, InFlightRequest) for each in gc.get_objects())
+        case "/watched":
+            number = len(gc.get_objects())
         case _:
             number = 0
     return str(number).encode()

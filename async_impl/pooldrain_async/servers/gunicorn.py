@@ -9,10 +9,9 @@ import asyncio
 import socket
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from pooldrain.runtime.listener import BROKEN_PAUSE, IDLE_LIMIT
 from pooldrain.runtime.master.master import run_master
@@ -27,7 +26,7 @@ from pooldrain_async.runner import Runner
 from pooldrain_async.servers.uvicorn import DrainProtocol, UvicornServer, serve_to_end
 
 if TYPE_CHECKING:
-    from uvicorn._types import HTTPScope
+    pass
 
 # Seconds between two signs of life to the master.
 HEARTBEAT = 1.0
@@ -115,18 +114,13 @@ class WorkerServer(UvicornServer):
     async def retire(self) -> None:
         """Leave new clients to the other workers; close, after a while, the connections on which nothing comes."""
         self._retires = True
-        loop = asyncio.get_running_loop()
         self._accept_no_more()
         if self._connects:
             await asyncio.wait(self._connects)  # what was accepted a moment ago becomes a connection
         self.config.timeout_keep_alive = IDLE_LIMIT
         for connection in self.server_state.connections:
             assert isinstance(connection, DrainProtocol), "the only protocol that is configured"
-            connection.timeout_keep_alive = IDLE_LIMIT
-            if _awaits_request(connection):
-                connection._unset_keepalive_if_required()
-                handler = connection.timeout_keep_alive_handler
-                connection.timeout_keep_alive_task = loop.call_later(IDLE_LIMIT, handler)
+            connection.limit_idling(IDLE_LIMIT)
         self._clients = asyncio.create_task(self._tell_when_alone(), name="pooldrain-clients")
 
     async def rejoin(self) -> None:
@@ -179,15 +173,6 @@ class WorkerServer(UvicornServer):
             self._listener.close()
         else:
             super()._accept_all()
-
-
-def _awaits_request(connection: DrainProtocol) -> bool:
-    """Whether nothing has come of a connection's next request, and nothing is owed to it."""
-    # None until the first request, whatever their annotations say.
-    scope = cast("HTTPScope | None", connection.scope)
-    cycle = cast("RequestResponseCycle | None", connection.cycle)
-    half_a_head = scope is not None and "method" not in scope
-    return not half_a_head and (cycle is None or cycle.response_complete)
 
 
 def serve(ground: Ground) -> int:

@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from contextvars import copy_context
 from dataclasses import replace
 from types import FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -48,6 +48,7 @@ from pooldrain.runtime.listener import (
     has_taken_all,
     refuse_queued,
 )
+from pooldrain.runtime.process.garbage import freeze_startup
 from pooldrain.runtime.process.signals import SignalWatch
 from pooldrain.runtime.process.watchdog import Watchdog
 from pooldrain.runtime.startup import Ground
@@ -59,7 +60,7 @@ from pooldrain_async.middleware import send_answer
 from pooldrain_async.runner import Runner
 
 if TYPE_CHECKING:
-    from uvicorn._types import ASGI3Application, ASGIReceiveEvent
+    from uvicorn._types import ASGI3Application, ASGIReceiveEvent, HTTPScope
 
 # Seconds between two looks, at the end, at who has taken the last answer.
 TAKEN_PAUSE = 0.005
@@ -173,12 +174,17 @@ class DrainCycle(RequestResponseCycle):
         """An error that nobody has caught."""
         await send_answer(replace(INTERNAL_ERROR, close=True), self.send)  # type: ignore[arg-type]  # uvicorn's types
 
+    @property
+    def sent(self) -> bool:
+        """Whether nothing is buffered, or its client is not waited for."""
+        return self.interrupted or not self.flow.write_paused
+
     def when_sent(self, done: Callable[[], None]) -> None:
         """At once, if nothing is buffered."""
-        if self.connection.flow.write_paused and not self.interrupted:
-            self.connection.unsent.append((self, done))
-        else:
+        if self.sent:
             done()
+        else:
+            self.connection.unsent.append((self, done))
 
     def answer_instead(self, response: bytes) -> bool:
         """Answer for a task that does not."""
@@ -235,6 +241,8 @@ class DrainProtocol(HttpToolsProtocol):
         self._first_bytes_until = time.monotonic() + FIRST_BYTES
         self._serving: DrainCycle | None = None
         self._context = copy_context()
+        self._idle_until: float | None = None  # loop time, while it waits for a request after an answer
+        self._idle_timer: asyncio.TimerHandle | None = None
         self.unsent: list[tuple[DrainCycle, Callable[[], None]]] = []  # responses that are buffered
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
@@ -245,8 +253,7 @@ class DrainProtocol(HttpToolsProtocol):
     def attend(self, cycle: DrainCycle) -> None:
         """A request begins to be served."""
         cycle.connection = self
-        scope: dict[str, Any] = cycle.scope  # type: ignore[assignment]  # with a key of our own
-        scope[CLIENT] = cycle
+        cycle.scope[CLIENT] = cycle  # type: ignore[literal-required]  # a key of our own
         self._serving = self.transport.answering = cycle
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
@@ -260,8 +267,49 @@ class DrainProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """The response has been handed over."""
         self.transport.flush()
-        # Not in the request's context: the timer of the kept connection would keep the request alive for as long.
-        self._context.run(super().on_response_complete)
+        if self.pipeline:
+            self._context.run(super().on_response_complete)  # the next request is not of this one's context
+        elif not self.transport.is_closing():
+            self.server_state.total_requests += 1
+            self.flow.resume_reading()
+            self._await_request()
+
+    # Not uvicorn's timer, which is set and cancelled for every request: ours looks when it ends what has come since.
+
+    def _await_request(self) -> None:
+        self._idle_until = until = self.loop.time() + self.timeout_keep_alive
+        if self._idle_timer is None:
+            # Not in the request's context: the timer of the kept connection would keep the request alive for as long.
+            self._idle_timer = self._context.run(self.loop.call_at, until, self._look_whether_idle)
+
+    def _look_whether_idle(self) -> None:
+        """Close, if nothing has come for the keep-alive time."""
+        self._idle_timer = None
+        until = self._idle_until
+        if until is None:
+            return
+        if until > self.loop.time():
+            self._idle_timer = self.loop.call_at(until, self._look_whether_idle)
+        elif self.busy:  # something has come in this very moment
+            self._await_request()
+        else:
+            self.transport.told = False
+            self.transport.close()
+
+    def limit_idling(self, seconds: int) -> None:
+        """Close after this time without a request from now on, counted from this moment if it is idle already."""
+        self.timeout_keep_alive = seconds
+        # Both None until the first request, whatever their annotations say.
+        scope, cycle = cast("HTTPScope | None", self.scope), cast("RequestResponseCycle | None", self.cycle)
+        half_a_head = scope is not None and "method" not in scope
+        if not half_a_head and (cycle is None or cycle.response_complete):
+            self._drop_idle_timer()
+            self._await_request()
+
+    def _drop_idle_timer(self) -> None:
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
 
     def resume_writing(self) -> None:
         """The client has taken everything, as far as the kernel lets us know."""
@@ -301,21 +349,14 @@ class DrainProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Bytes have come; a lingering connection throws them away."""
         self._first_bytes_until = 0.0
+        self._idle_until = None
         if not self.transport.lingering:
             super().data_received(data)
-
-    def timeout_keep_alive_handler(self) -> None:
-        """Close, since nothing has come for a while; unless it has, in this very moment."""
-        if self.busy:
-            handler = self.timeout_keep_alive_handler
-            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, handler)
-        else:
-            self.transport.told = False
-            super().timeout_keep_alive_handler()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
         super().connection_lost(exc)
+        self._drop_idle_timer()
         if self._serving is not None and not self._serving.response_complete:
             self._serving.leave()  # with a pipelined request behind it, uvicorn tells that one only
         self._tell_sent()
@@ -402,7 +443,11 @@ class UvicornServer(uvicorn.Server):
             self._watchdog.exit_code = ExitCode.DISPOSE_FAILED  # if nothing better is known
         self.config.load()
         self.lifespan = self.config.lifespan_class(self.config)
-        await self._start()
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            raise StartupError("the application's lifespan did not start; the log says why")
+        freeze_startup()
+        self._start()
         self._runner.events.emit(self._listening)
         asyncio.get_running_loop().add_reader(self._watch, self._woken)
         self._attend_signals()
@@ -445,10 +490,7 @@ class UvicornServer(uvicorn.Server):
 
     # --- the loop -------------------------------------------------------------------------------------------
 
-    async def _start(self) -> None:
-        await self.lifespan.startup()
-        if self.lifespan.should_exit:
-            raise StartupError("the application's lifespan did not start; the log says why")
+    def _start(self) -> None:
         self._runner.on_shutdown(self._end_lifespan)
         try:
             self._listener.listen(BACKLOG)

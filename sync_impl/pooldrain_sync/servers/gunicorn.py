@@ -14,6 +14,7 @@ from pooldrain.exit_codes import ExitCode
 from pooldrain.runtime.listener import ACCEPT_PAUSE, BROKEN_PAUSE, AcceptExhausted, drop_new_connections
 from pooldrain.runtime.master.worker import ManagedWorker
 from pooldrain.runtime.process.exit import fast_exit, told_in_one_line
+from pooldrain.runtime.process.garbage import freeze_startup
 
 if TYPE_CHECKING:
     from pooldrain.runtime.startup import Ground
@@ -95,6 +96,7 @@ class DrainWorker(ManagedWorker):
         runner = self.service.runner
         ending = self._ending = Ending(runner, self.watch, due=self._due, shut_down=self._shut_down, wake=engine.wake)
         tell(engine.slots)
+        freeze_startup()
         engine.start()
         self.accepts_requests()  # first: who reads that we listen may send SIGHUP
         runner.events.emit(listening)

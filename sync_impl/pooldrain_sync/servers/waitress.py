@@ -51,6 +51,7 @@ from pooldrain.runtime.listener import (
     has_taken_all,
     refuse_queued,
 )
+from pooldrain.runtime.process.garbage import freeze_startup
 from pooldrain.runtime.process.watchdog import Watchdog
 from pooldrain.runtime.startup import Ground
 from pooldrain.shutdown import ShutdownReport, Stop
@@ -570,6 +571,7 @@ class WaitressServer:
         self._watchdog.exit_code = ExitCode.DISPOSE_FAILED  # if nothing better is known
         lookout = self._waitress.lookout
         tell(lookout.slots)
+        freeze_startup()
         try:
             self._waitress.start()
         except OSError as error:
