@@ -37,7 +37,8 @@ class PoolPolicy:
     """How many connections, and how long to wait for one.
 
     Defaults are the tutorial's. `min_idle` connections are opened at start (None means `pool_size`). Within
-    `pre_ping_idle` of its last use a connection is not tested (0: it always is), as HikariCP's `aliveBypassWindowMs`.
+    `pre_ping_idle` of its last use a connection is not asked whether it is alive (0: it always is), as with HikariCP's
+    `aliveBypassWindowMs`; only whether its socket tells of an end is looked at.
     After `tcp_timeout` without a sign of life one is dead to both ends (None leaves that to the systems).
     Raises ConfigurationError when a number is out of range.
     """
@@ -47,7 +48,7 @@ class PoolPolicy:
     pool_timeout: float = 30.0
     pool_recycle: float = 3600.0
     pre_ping: bool = True
-    pre_ping_idle: float = 0.0
+    pre_ping_idle: float = 0.5
     min_idle: int | None = None
     connect_timeout: float = 5.0
     tcp_timeout: float | None = 15.0

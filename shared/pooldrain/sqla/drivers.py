@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -154,6 +155,19 @@ def _asked(question: Callable[[Any], bool | None], driver: Any) -> bool | None:
         return question(driver)
     except Exception:  # noqa: BLE001 - closed meanwhile, or a driver with notions of its own: it cannot tell
         return None
+
+
+def has_news(driver: Any) -> bool:
+    """Whether something has come on its socket that nobody has read: its end, as a rule; True if it cannot tell."""
+    descriptor_of = _of(driver).descriptor
+    if descriptor_of is None:
+        return False
+    poll = select.poll()
+    try:
+        poll.register(descriptor_of(driver), select.POLLIN)
+        return bool(poll.poll(0))
+    except Exception:  # noqa: BLE001 - closed meanwhile, or a driver without a socket
+        return True
 
 
 def cancellation(driver: Any, timeout: float) -> Awaitable[None] | None:

@@ -32,7 +32,7 @@ from pooldrain.errors import PoolClosed
 from pooldrain.in_flight import CURRENT_REQUEST, InFlightRequest
 from pooldrain.ledger import CURRENT_HOLDER
 from pooldrain.problems import DATABASE_UNAVAILABLE, POOL_CLOSED, POOL_EXHAUSTED, Failure
-from pooldrain.sqla.drivers import is_busy, is_usable_here
+from pooldrain.sqla.drivers import has_news, is_busy, is_usable_here
 from pooldrain.sqla.queues import ClosableAsyncQueue, ClosableQueue, QueueClosed
 from pooldrain.stacks import RawStack, StackWalker
 from pooldrain.status import PoolStatus
@@ -272,12 +272,14 @@ class Closable(Pool):
     def _do_get(self) -> ConnectionPoolEntry:
         record: Any = super()._do_get()
         lifetime = self._lifetime
-        if lifetime.untested and lifetime.clock() - getattr(record, _RETURNED_AT, -math.inf) < lifetime.untested:
-            record.fresh = True  # SQLAlchemy's own word for a connection that it need not test
+        if self._pre_ping and lifetime.untested:
+            used = getattr(record, _RETURNED_AT, -math.inf)
+            if lifetime.clock() - used < lifetime.untested and not has_news(record.driver_connection):
+                record.fresh = True  # SQLAlchemy's own word for a connection that it need not test
         return record  # type: ignore[no-any-return]
 
     def _return_conn(self, record: ConnectionPoolEntry) -> None:
-        if self._lifetime.untested:
+        if self._pre_ping and self._lifetime.untested:
             setattr(record, _RETURNED_AT, self._lifetime.clock())
         if (tracker := self._lifetime.tracker) is not None:
             tracker.checked_in(record)

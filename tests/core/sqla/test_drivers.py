@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ import pytest
 
 from pooldrain.sqla.drivers import (
     cancellation,
+    has_news,
     in_transaction,
     is_busy,
     is_executing,
@@ -120,3 +122,22 @@ def test_a_connection_of_sqlite_may_belong_to_one_thread() -> None:
     with closing(sqlite3.connect(":memory:")) as ours:
         assert is_usable_here(ours)
     assert is_usable_here(object())
+
+
+def test_what_has_come_on_its_socket_is_news_and_so_is_its_end() -> None:
+    ours, theirs = socket.socketpair()
+    driver = SimpleNamespace(fileno=ours.fileno)
+    with ours, theirs:
+        assert not has_news(driver)
+        theirs.send(b"the server shuts down")
+        assert has_news(driver)
+        ours.recv(100)
+        assert not has_news(driver)
+        theirs.close()
+        assert has_news(driver)
+
+
+def test_a_connection_that_cannot_tell_of_its_end_has_news_and_one_without_a_socket_never() -> None:
+    assert has_news(Refusing())
+    with closing(sqlite3.connect(":memory:")) as connection:
+        assert not has_news(connection)

@@ -187,12 +187,20 @@ class PingedDriver(Driver):
 
 
 @both_colours
-@pytest.mark.parametrize(("window", "tests"), [(0.5, 1), (0.0, 3)])
-def test_a_connection_that_was_used_just_now_is_not_tested_again(colour: Colour, window: float, tests: int) -> None:
+@pytest.mark.parametrize(
+    ("window", "news", "tests"), [(0.5, False, 1), (0.0, False, 3), (0.5, True, 3)], ids=["window", "none", "news"]
+)
+def test_a_connection_that_was_used_just_now_is_not_tested_again_unless_something_has_come(
+    colour: Colour, monkeypatch: pytest.MonkeyPatch, window: float, news: bool, tests: int
+) -> None:
+    def told(driver: object) -> bool:
+        return news
+
+    monkeypatch.setattr("pooldrain.sqla.pool.has_news", told)
     driver = PingedDriver()
     pool = make(colour, driver)
     dialect: Any = driver
-    for name in ("do_rollback", "do_close", "do_terminate"):
+    for name in ("do_rollback", "do_close", "do_terminate", "get_driver_connection"):
         setattr(driver, name, getattr(pool._dialect, name))
     driver.__dict__.update(has_terminate=pool._dialect.has_terminate, is_async=pool._dialect.is_async)
     pool._dialect, pool._pre_ping = dialect, True

@@ -28,6 +28,9 @@ from pooldrain_compare.parity.scenarios.vocabulary import (
 
 _ONE = (1,)  # worker: what a fault does to one it does to each
 _HUNG = (*SHORT_DRAIN, "--cancel-timeout", "0.8")
+_IN_TEST = "a request that hangs in the test of its connection is cut"
+_IN_STATEMENT = "a request whose connection was used just now hangs in its statement, and is cut"
+_HAS_IT = Event("checkout", request="b")
 _HUNG_BANDS = {**SHORT_DRAIN_BAND, Phase.CANCELLING: Band(0.0, 1.8)}
 
 
@@ -62,15 +65,15 @@ def _out_of_reach(fault: str, shows: str) -> Scenario:
     )
 
 
-def _hanging(fault: str, shows: str) -> Scenario:
-    """A request hangs before it has a connection: in the test of the one it shall get."""
+def _hanging(fault: str, name: str, shows: str, untested: str, hangs: Step) -> Scenario:
+    """A request hangs that is the first to use a connection after the fault."""
     return Scenario(
-        name=f"{fault}-before",
+        name=f"{fault}-{name}",
         shows=shows,
         workers=_ONE,
         steady_sessions=False,
-        policy=_HUNG,
-        steps=(Ask("a", "/query"), Fault(fault), Start("b", "/query"), Admitted(("b",)), SIGTERM, Answered(("b",))),
+        policy=(*_HUNG, "--pre-ping-idle", untested),
+        steps=(Ask("a", "/query"), Fault(fault), Start("b", "/query"), hangs, SIGTERM, Answered(("b",))),
         expect=Expect(
             exit_code=3, outcome="cut", answers={"a": 200, "b": 504}, cut=1, phases=_HUNG_BANDS, after_last_act=_END
         ),
@@ -135,8 +138,10 @@ FAULTS: tuple[Scenario, ...] = (
     _before("idle-cut", "idle connections are cut on the way: the next request gets a new one", 200),
     _out_of_reach("killed", "the database is dead for a while: requests are answered 503 until it is back"),
     _out_of_reach("refused", "the database refuses connections for a while: requests are answered 503 meanwhile"),
-    _hanging("frozen", "the database stands still: a request that hangs in the test of its connection is cut"),
-    _hanging("black-hole", "nothing reaches the database any more: the same"),
+    _hanging("frozen", "before", f"the database stands still: {_IN_TEST}", "0", Admitted(("b",))),
+    _hanging("black-hole", "before", f"nothing reaches the database any more: {_IN_TEST}", "0", Admitted(("b",))),
+    _hanging("frozen", "just-after-use", f"the database stands still: {_IN_STATEMENT}", "60", _HAS_IT),
+    _hanging("black-hole", "just-after-use", f"a black hole: {_IN_STATEMENT}", "60", _HAS_IT),
     Scenario(
         name="too-many-before",
         shows="the database takes no more connections: a request that needs a new one is answered 503",

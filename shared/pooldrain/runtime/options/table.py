@@ -178,7 +178,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         Option(
             "pre-ping-idle",
             seconds,
-            "time since its last use within which it is not tested; 0 always tests; for engines of your own, if given",
+            "time since its last use within which its socket is looked at, and its server not asked; 0 always asks",
         ),
         Option("min-idle", whole, "connections opened at start", shown_default="the pool size"),
         Option("connect-timeout", seconds, "how long opening a connection may take"),
