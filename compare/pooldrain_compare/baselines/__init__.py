@@ -89,6 +89,14 @@ BASELINES = {
             "with atexit, which its workers do not run",
         ),
         Baseline(
+            "cheroot",
+            "cheroot",
+            "sync",
+            f"cheroot --bind 127.0.0.1:{{port}} --threads {{threads}} {_APPS}.flask_atexit:app",
+            "",
+            "with atexit, which SIGTERM does not reach",
+        ),
+        Baseline(
             "plain-uvicorn",
             "plain uvicorn",
             "async",

@@ -48,6 +48,10 @@ def make_app(engine: AsyncEngine, **options: Any) -> FastAPI:
     async def root() -> dict[str, Any]:
         return {"message": "数据库连接池优雅关闭示例", "pool_status": pool_status()}
 
+    @app.get("/ping")
+    async def ping() -> str:
+        return "pong"
+
     @app.get("/db-test")
     async def db_test() -> dict[str, Any]:
         async with engine.connect() as connection:

@@ -38,6 +38,10 @@ def make_app(engine: Engine) -> Flask:
     def root() -> dict[str, Any]:
         return {"message": "数据库连接池优雅关闭示例", "pool_status": pool_status()}
 
+    @app.get("/ping")
+    def ping() -> str:
+        return "pong"
+
     @app.get("/db-test")
     def db_test() -> dict[str, Any]:
         with engine.connect() as connection:

@@ -17,7 +17,7 @@ from pooldrain_compare.harness.witness import Witness
 
 _PACKAGES = (
     *("sqlalchemy", "psycopg", "psycopg-pool", "asyncpg"),
-    *("gunicorn", "waitress", "uvicorn", "uvicorn-worker", "granian", "hypercorn", "flask", "fastapi"),
+    *("gunicorn", "waitress", "uvicorn", "uvicorn-worker", "granian", "cheroot", "hypercorn", "flask", "fastapi"),
 )
 
 SPARE_CONNECTIONS = 10  # of the database server's, not for us

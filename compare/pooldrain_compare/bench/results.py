@@ -26,7 +26,7 @@ BENCHMARKS = ("shutdown", "overhead", "throughput", "scale")
 SERVERS = (
     *("pooldrain-gunicorn", "pooldrain-waitress", "pooldrain-uvicorn"),
     *("plain-gunicorn", "plain-waitress", "plain-uvicorn"),
-    *("gunicorn-uvicorn-worker", "granian-wsgi", "granian-asgi", "hypercorn", "poll-flag"),
+    *("gunicorn-uvicorn-worker", "granian-wsgi", "cheroot", "granian-asgi", "hypercorn", "poll-flag"),
 )
 POOLS = (
     *("pooldrain-threads", "pooldrain-asyncio", "sqlalchemy-threads", "sqlalchemy-asyncio"),

@@ -1,4 +1,8 @@
-"""How does it grow? Drain and dispose by pool size, leak scan and status page by checkouts, cancel by hung queries."""
+"""How drain, dispose, the books, cancelling and the end of a process grow.
+
+Drain and dispose by pool size, leak scan and status page by checkouts, cancel by hung queries; the end of a process by
+connections, requests in flight and leaks.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +19,12 @@ from pooldrain.lifecycle import Lifecycle
 from pooldrain.policy import LeakPolicy
 from pooldrain.sqla.tracked_pool import TrackedPool
 from pooldrain.stacks import StackWalker
-from pooldrain_compare.bench import scale_asyncio, scale_threads
-from pooldrain_compare.bench.contenders import pool_infos
+from pooldrain_compare.bench import exits, scale_asyncio, scale_threads
+from pooldrain_compare.bench.contenders import pool_infos, server_infos
 from pooldrain_compare.bench.recorder import Bench, Point, rounds
 from pooldrain_compare.bench.results import Results
 from pooldrain_compare.bench.shells import NEVER_OPENED, async_runner, sync_runner
+from pooldrain_compare.bench.shutdown import OURS
 from pooldrain_compare.bench.timing import time_calls
 
 QUESTION = "How do drain, dispose, leak scan and cancel grow with size?"
@@ -37,26 +42,53 @@ class Size:
     pool_sizes: tuple[int, ...]
     checkouts: tuple[int, ...]
     queries: tuple[int, ...]
+    idle_connections: tuple[int, ...]  # of a server's clients
+    in_flight: tuple[int, ...]
+    leaks: tuple[int, ...]
 
 
-FULL = Size(runs=5, pool_sizes=(10, 50, 100, 200, 400), checkouts=(10, 100, 1_000, 10_000), queries=(1, 10, 100))
-QUICK = Size(runs=1, pool_sizes=(10, 30), checkouts=(10, 1_000), queries=(1, 10))
+FULL = Size(
+    runs=5,
+    pool_sizes=(10, 50, 100, 200, 400),
+    checkouts=(10, 100, 1_000, 10_000),
+    queries=(1, 10, 100),
+    idle_connections=(1, 10, 100, 1_000, 10_000),
+    in_flight=(1, 10, 100, 1_000),
+    leaks=(1, 10, 100, 400),
+)
+QUICK = Size(
+    runs=1,
+    pool_sizes=(10, 30),
+    checkouts=(10, 1_000),
+    queries=(1, 10),
+    idle_connections=(1, 100),
+    in_flight=(1, 10),
+    leaks=(1, 10),
+)
 
 
 def measure(bench: Bench, *, runs: int | None) -> Results:
     """Measure everything."""
     size = QUICK if bench.quick else FULL
     size = replace(size, runs=runs or size.runs)
-    bench.require_connections(max(*size.pool_sizes, 2 * max(size.queries)))  # a cancellation is a connection, too
+    bench.require_connections(
+        max(*size.pool_sizes, 2 * max(size.queries), *size.leaks)
+    )  # a cancellation is a connection, too
 
     def stage(start: float, share: float) -> Callable[[str, float], None]:
         return lambda doing, done: bench.progress(doing, start + done * share)
 
-    _measure_stops(bench, size.runs, size.pool_sizes, stage(0.0, 0.7))
-    _measure_books(bench, size.runs, size.checkouts, stage(0.7, 0.1))
-    _measure_cancels(bench, size.runs, size.queries, stage(0.8, 0.2))
+    _measure_stops(bench, size.runs, size.pool_sizes, stage(0.0, 0.4))
+    _measure_books(bench, size.runs, size.checkouts, stage(0.4, 0.1))
+    _measure_cancels(bench, size.runs, size.queries, stage(0.5, 0.1))
+    holdings = {
+        exits.CONNECTIONS: size.idle_connections,
+        exits.REQUESTS: size.in_flight,
+        exits.LEAKS: size.leaks,
+    }
+    exits.measure(bench, size.runs, holdings, stage(0.6, 0.4))
     bench.progress("done", 1.0)
-    return bench.results("scale", QUESTION, size, pool_infos())
+    return bench.results("scale", QUESTION, size, pool_infos() | server_infos(*OURS))
 
 
 def _measure_stops(bench: Bench, runs: int, sizes: Sequence[int], progress: Callable[[str, float], None]) -> None:

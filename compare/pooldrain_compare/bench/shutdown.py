@@ -6,13 +6,14 @@ In every other case nothing is going on but what the case is about.
 
 from __future__ import annotations
 
-import http.client
 import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
+from pooldrain_compare.bench import bare
+from pooldrain_compare.bench.asking import END_TIMEOUT, ask
 from pooldrain_compare.bench.contenders import CONTENDERS, PAIRED, PARTNERS, Contender, server_infos
 from pooldrain_compare.bench.recorder import Bench, Point, rounds
 from pooldrain_compare.bench.results import Results, Unit
@@ -20,7 +21,6 @@ from pooldrain_compare.harness.load import LoadClient, LoadResult, Mode, Outcome
 from pooldrain_compare.harness.processes import Ended, ServerProcess, ServerProcessError
 
 QUESTION = "What does a SIGTERM cost: requests, time, connections?"
-END_TIMEOUT = 60.0
 LOOK_TIMEOUT = 0.1  # a database session ends a moment after its client; so long it may take before it counts as left
 SETTLE_TIMEOUT = 3.0
 HANGS_MS = 600_000
@@ -42,6 +42,8 @@ FULL = Size(runs=15, clients=40, load_seconds=0.4, leaks=5, bound_seconds=1, eve
 QUICK = replace(FULL, runs=1, clients=8, load_seconds=0.2, every_system=False)
 
 _QUICK_SYSTEMS = ("pooldrain-gunicorn", "plain-gunicorn")
+BARE = "idle, a bare process of its size"
+OURS = ("pooldrain-gunicorn", "pooldrain-waitress", "pooldrain-uvicorn")
 _SIGINT_SYSTEMS = ("pooldrain-waitress", "plain-waitress")
 
 
@@ -85,6 +87,7 @@ def cases(size: Size) -> list[Case]:
         Case("busy, GET /", everybody, partial(_busy, target="/")),
         Case("busy, 50 ms query", everybody, partial(_busy, target="/work?ms=50")),
         Case("idle", everybody, _idle),
+        Case(BARE, OURS if size.every_system else OURS[:1], _bare),
         Case("hung request", everybody, _hung),
         Case("5 leaked connections", everybody, _leaky),
         # The only signal that plain waitress handles.
@@ -123,6 +126,10 @@ def _idle(bench: Bench, size: Size, case: str, name: str) -> None:
     with contender.process(bench.url, bench.directory) as process:
         ask(process.address, "/db-test")
         _stop_and_record(bench, case, name, contender, process)
+
+
+def _bare(bench: Bench, size: Size, case: str, name: str) -> None:
+    _record(bench, case, name, "signal to exit", "ms", bare.milliseconds(bench, name))
 
 
 def _leaky(bench: Bench, size: Size, case: str, name: str) -> None:
@@ -188,13 +195,3 @@ def _record_requests(bench: Bench, case: str, name: str, result: LoadResult, sig
 
 def _record(bench: Bench, case: str, name: str, metric: str, unit: Unit, sample: float) -> None:
     bench.recorder.add(Point(case, name, metric, unit), sample)
-
-
-def ask(address: tuple[str, int], target: str, timeout: float = END_TIMEOUT) -> bytes:
-    """One request on a connection of its own; the body of the answer. TimeoutError when it does not come."""
-    connection = http.client.HTTPConnection(*address, timeout=timeout)
-    try:
-        connection.request("GET", target, headers={"Connection": "close"})
-        return connection.getresponse().read()
-    finally:
-        connection.close()

@@ -17,21 +17,21 @@ from dataclasses import dataclass, replace
 import psutil
 
 from pooldrain_compare.baselines import THREADS
+from pooldrain_compare.bench.asking import ask
 from pooldrain_compare.bench.contenders import CONTENDERS, server_infos
 from pooldrain_compare.bench.recorder import Bench, Point, rounds
 from pooldrain_compare.bench.results import Results, Unit
-from pooldrain_compare.bench.shutdown import ask
 from pooldrain_compare.harness.load import Exchange, LoadClient, Mode, Outcome, Request, Workload, constant, order
 from pooldrain_compare.harness.processes import ServerProcess
 
 QUESTION = "Which backend should I run: how fast is each, and how far?"
 SYSTEMS = (
     *("pooldrain-gunicorn", "plain-gunicorn", "pooldrain-waitress", "plain-waitress"),
-    *("pooldrain-uvicorn", "plain-uvicorn"),
+    *("granian-wsgi", "cheroot", "pooldrain-uvicorn", "plain-uvicorn", "granian-asgi"),
 )
 THREADED = ("pooldrain-gunicorn", "plain-gunicorn")  # the ones whose threads are varied
 ORDERS = "bench-"  # what ids of orders begin with
-READ, QUERY, WRITE = "read", "5 ms query", "write"
+NOTHING, READ, QUERY, WRITE = "nothing", "read", "5 ms query", "write"
 BY_CLIENTS, BY_THREADS = "clients", "threads"
 MEMORY = "memory after load"
 JOIN_TIMEOUT = 60.0
@@ -57,7 +57,7 @@ FULL = Size(
     runs=5,
     seconds=0.5,
     warm_seconds=0.1,
-    clients=(1, 4, 16, 32, 64, 256),
+    clients=(1, 8, 64, 256),
     threads=(4, 16, THREADS, 64),
     thread_clients=64,
 )
@@ -123,12 +123,12 @@ def plan(size: Size) -> list[Step]:
     """One round's slices: whoever is compared stands side by side."""
     by_clients = [
         Step(case, system, clients)
-        for case, clients in itertools.product((READ, QUERY, WRITE), size.clients)
+        for case, clients in itertools.product((NOTHING, READ, QUERY, WRITE), size.clients)
         for system in size.systems
     ]
     by_threads = [
         Step(f"{case}, {size.thread_clients} clients", system, size.thread_clients, threads)
-        for case, threads in itertools.product((READ, QUERY), size.threads)
+        for case, threads in itertools.product((NOTHING, READ, QUERY), size.threads)
         for system in THREADED
     ]
     return by_clients + by_threads
@@ -137,7 +137,8 @@ def plan(size: Size) -> list[Step]:
 def _workload(case: str) -> Workload:
     if case.startswith(WRITE):
         return _orders(f"{ORDERS}{time.monotonic_ns()}")
-    return constant("/db-test" if case.startswith(READ) else "/work?ms=5")
+    targets = {NOTHING: "/ping", READ: "/db-test", QUERY: "/work?ms=5"}
+    return constant(next(target for name, target in targets.items() if case.startswith(name)))
 
 
 def _orders(prefix: str) -> Workload:

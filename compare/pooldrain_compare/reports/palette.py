@@ -29,6 +29,7 @@ SYSTEMS = {
     "pooldrain-waitress": Colour("#00766a", "#34cdb4"),
     "plain-waitress": Colour("#369c90", "#228a7d"),
     "granian-wsgi": Colour("#5b6b1f", "#afc24e"),
+    "cheroot": Colour("#4d7c0f", "#84cc16"),
     "poll-flag": Colour("#5f6773", "#9aa3b2"),
     "pooldrain-uvicorn": Colour("#c2410c", "#ff9153"),
     "plain-uvicorn": Colour("#de7240", "#bd6533"),

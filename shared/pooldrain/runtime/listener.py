@@ -32,6 +32,9 @@ KEEP_ALIVE = 75
 # Seconds to wait for the client's end of a connection that we half-closed.
 LINGER_LIMIT = 2.0
 
+# Connections that one process of the threaded backend keeps at once; further clients wait in the kernel's queue.
+MOST_CONNECTIONS = 20_000
+
 # Seconds in which a client that has just connected sends its first bytes, on a busy machine, too: until then its
 # connection is not closed at the end, for what it is about to send would be reset.
 FIRST_BYTES = 0.25

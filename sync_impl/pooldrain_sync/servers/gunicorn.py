@@ -11,7 +11,13 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pooldrain.exit_codes import ExitCode
-from pooldrain.runtime.listener import ACCEPT_PAUSE, BROKEN_PAUSE, AcceptExhausted, drop_new_connections
+from pooldrain.runtime.listener import (
+    ACCEPT_PAUSE,
+    BROKEN_PAUSE,
+    MOST_CONNECTIONS,
+    AcceptExhausted,
+    drop_new_connections,
+)
 from pooldrain.runtime.master.worker import ManagedWorker
 from pooldrain.runtime.process.exit import fast_exit, told_in_one_line
 from pooldrain.runtime.process.garbage import freeze_startup
@@ -23,9 +29,6 @@ if TYPE_CHECKING:
     from pooldrain_sync.engine.engine import Engine
     from pooldrain_sync.engine.request import HttpsFrom
     from pooldrain_sync.servers.ending import Ending
-
-# Connections of one process.
-MOST_CONNECTIONS = 10_000
 
 
 class DrainWorker(ManagedWorker):

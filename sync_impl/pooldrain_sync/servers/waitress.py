@@ -42,6 +42,7 @@ from pooldrain.runtime.listener import (
     FIRST_BYTES,
     KEEP_ALIVE,
     LINGER_LIMIT,
+    MOST_CONNECTIONS,
     REFUSING_THREADS,
     AcceptExhausted,
     accepted,
@@ -416,7 +417,7 @@ class DrainServer(TcpWSGIServer):
             sockets=[listener],
             threads=threads,
             backlog=BACKLOG,
-            connection_limit=10_000,
+            connection_limit=MOST_CONNECTIONS + 1,  # the listener is one to waitress
             channel_timeout=KEEP_ALIVE,
             cleanup_interval=5,
             ident="pooldrain",

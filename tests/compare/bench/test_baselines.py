@@ -16,13 +16,15 @@ from pooldrain_compare.bench.contenders import CONTENDERS, Theirs
 from pooldrain_compare.harness.witness import Witness
 from tests.harness.waiting import BOUND
 
-# What the process ends with after a SIGTERM: uvicorn raises the signal again, waitress does not handle it at all.
+# What the process ends with after a SIGTERM: uvicorn raises the signal again, waitress and cheroot do not
+# handle it at all.
 EXIT_CODES = {
     "plain-gunicorn": 0,
     "plain-waitress": -signal.SIGTERM,
     "plain-uvicorn": -signal.SIGTERM,
     "gunicorn-uvicorn-worker": 0,
     "granian-wsgi": 0,
+    "cheroot": -signal.SIGTERM,
     "granian-asgi": 0,
     "hypercorn": 0,
     "poll-flag": -signal.SIGTERM,

@@ -27,6 +27,7 @@ from pooldrain_compare.bench.results import (
     load,
     save,
 )
+from pooldrain_compare.bench.shutdown import BARE
 from pooldrain_compare.bench.summary import Summary, ratio
 from pooldrain_compare.bench.throughput import percentiles
 from pooldrain_compare.harness.load import Exchange, Mode, Outcome
@@ -66,7 +67,7 @@ def quickly(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Call
 def test_shutdown_measures_every_case_and_ours_loses_nothing(quickly: Callable[[str], Results]) -> None:
     results = quickly("shutdown")
     assert {m.case for m in results.measurements} == {
-        *("busy, GET /", "busy, 50 ms query", "idle", "hung request", "5 leaked connections")
+        *("busy, GET /", "busy, 50 ms query", "idle", BARE, "hung request", "5 leaked connections")
     }
     ours = [m for m in results.measurements if m.system.startswith("pooldrain")]
     theirs = [m for m in results.measurements if not m.system.startswith("pooldrain")]
@@ -100,15 +101,18 @@ def test_throughput_answers_every_request(quickly: Callable[[str], Results]) -> 
 
 def test_scale_measures_each_size(quickly: Callable[[str], Results]) -> None:
     results = quickly("scale")
-    for case, parameter in (
-        ("drain and dispose", "pool_sizes"),
-        ("many checkouts", "checkouts"),
-        ("hung queries", "queries"),
+    for case, system, parameter in (
+        ("drain and dispose", "pooldrain-asyncio", "pool_sizes"),
+        ("many checkouts", "pooldrain-asyncio", "checkouts"),
+        ("hung queries", "pooldrain-asyncio", "queries"),
+        ("SIGTERM, idle connections", "pooldrain-waitress", "idle_connections"),
+        ("SIGTERM, requests in flight", "pooldrain-uvicorn", "in_flight"),
+        ("SIGTERM, leaks", "pooldrain-gunicorn", "leaks"),
     ):
         sizes = results.parameters[parameter]
         assert isinstance(sizes, list)
-        assert {m.x for m in results.select(case=case, system="pooldrain-asyncio")} == set(sizes), case
-    assert len(results.systems) == 7
+        assert {m.x for m in results.select(case=case, system=system)} == set(sizes), case
+    assert len(results.systems) == 10
 
 
 # -- options
