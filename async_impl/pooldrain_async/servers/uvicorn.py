@@ -48,7 +48,7 @@ from pooldrain.runtime.listener import (
     has_taken_all,
     refuse_queued,
 )
-from pooldrain.runtime.process.garbage import freeze_startup
+from pooldrain.runtime.process.memory import freeze_startup
 from pooldrain.runtime.process.signals import SignalWatch
 from pooldrain.runtime.process.watchdog import Watchdog
 from pooldrain.runtime.startup import Ground

@@ -45,6 +45,7 @@ def _run(backend: Backend, watch: SignalWatch) -> int:
         from pooldrain.runtime.reload import serve_and_reload
 
         return serve_and_reload(backend, arguments, settings, watch)
+    from pooldrain.runtime.process.memory import limit_arenas
     from pooldrain.runtime.process.versions import require_version
     from pooldrain.runtime.startup import prepare
     from pooldrain.servers import SERVERS
@@ -52,6 +53,7 @@ def _run(backend: Backend, watch: SignalWatch) -> int:
     spec = SERVERS[settings.server]
     for package in {spec.name, *(["gunicorn"] if settings.needs_master else [])}:
         require_version(package)
+    limit_arenas()
     ground = prepare(settings, watch)
     module = import_module(spec.several if spec.several and ground.settings.needs_master else spec.module)
     code: int = module.serve(ground)

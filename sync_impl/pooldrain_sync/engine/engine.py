@@ -94,8 +94,10 @@ class Engine:
         self._probing: dict[str, ThreadPoolExecutor] = {}  # by path: one that hangs does not keep the others
         self._idle_limit = float(KEEP_ALIVE)
         self._accepts = False
-        self._listens = False  # whether the poller knows the listener
+        self._listens = False  # whether the poller will tell of the next client
+        self._polled = False  # whether it knows the listener
         self.exhausted: str | None = None  # why nothing more could be accepted
+        self.failed: OSError | None = None  # the listener
         listener.setblocking(False)
 
     def start(self) -> None:
@@ -376,15 +378,15 @@ class Engine:
         """Accept connections, or no more of them."""
         self._accepts = wanted
         if wanted and not self._listens:
-            self._listens = True
-            fd = self.listener.fileno()
-            if self._listens_once:
-                self._arm(fd)
-            else:
-                self._listens_once = True
-                self._poller.add(fd)
+            self._listen()
 
-    _listens_once = False
+    def _listen(self) -> None:
+        self._listens, fd = True, self.listener.fileno()
+        if self._polled:
+            self._arm(fd)
+        else:
+            self._polled = True
+            self._poller.add(fd)
 
     def _accept_some(self) -> None:
         try:
@@ -401,10 +403,7 @@ class Engine:
             self.wake()
             return
         if self._accepts:
-            self._listens = True
-            self._arm(self.listener.fileno())
-
-    failed: OSError | None = None  # the listener
+            self._listen()
 
     def accept_now(self, limit: int = BACKLOG) -> None:
         """Accept who is queued. Raises AcceptExhausted, OSError."""

@@ -20,7 +20,7 @@ from pooldrain.runtime.listener import (
 )
 from pooldrain.runtime.master.worker import ManagedWorker
 from pooldrain.runtime.process.exit import fast_exit, told_in_one_line
-from pooldrain.runtime.process.garbage import freeze_startup
+from pooldrain.runtime.process.memory import freeze_startup
 
 if TYPE_CHECKING:
     from pooldrain.runtime.startup import Ground

@@ -52,7 +52,7 @@ from pooldrain.runtime.listener import (
     has_taken_all,
     refuse_queued,
 )
-from pooldrain.runtime.process.garbage import freeze_startup
+from pooldrain.runtime.process.memory import freeze_startup
 from pooldrain.runtime.process.watchdog import Watchdog
 from pooldrain.runtime.startup import Ground
 from pooldrain.shutdown import ShutdownReport, Stop

@@ -38,6 +38,7 @@ from pooldrain.runtime.listener import bind_socket, cannot_listen, refuse_queued
 from pooldrain.runtime.master.worker import ManagedWorker, MasterApplication, worker_report
 from pooldrain.runtime.output.logging import adopt_third_party
 from pooldrain.runtime.output.report import write_report
+from pooldrain.runtime.process.memory import freeze_startup
 from pooldrain.runtime.process.signals import SHUTDOWN_SIGNALS
 from pooldrain.runtime.process.watchdog import MASTER, Watchdog
 from pooldrain.runtime.startup import Ground
@@ -307,6 +308,7 @@ def run_master(ground: Ground, worker_class: type[ManagedWorker], build: Callabl
         raise cannot_listen(settings.host, address[1], error) from error
     if settings.preload:
         app.preloaded = build()
+    freeze_startup()  # or the workers' collections would write to pages that they share with this process
     try:
         master.run()
     except SystemExit as stop:

@@ -1,0 +1,51 @@
+"""What a process sees to about its memory, each in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from pooldrain.runtime.process.memory import ARENAS
+
+# Many threads that allocate, none of which has ended when the allocator is asked how many arenas it has made.
+PROGRAM = """
+import ctypes, re, sys, threading
+from pooldrain.runtime.process.memory import limit_arenas
+limit_arenas()
+libc = ctypes.CDLL(None)
+libc.fopen.restype = ctypes.c_void_p
+allocated, told = threading.Barrier(31), threading.Event()
+def allocate():
+    libc.malloc(1000)
+    allocated.wait()
+    told.wait()
+for _ in range(30):
+    threading.Thread(target=allocate, daemon=True).start()
+allocated.wait()
+file = ctypes.c_void_p(libc.fopen(sys.argv[1].encode(), b"w"))
+libc.malloc_info(0, file)
+libc.fclose(file)
+print(len(re.findall("<heap nr", open(sys.argv[1]).read())))
+"""
+
+of_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator, which is not told")
+
+
+def arenas(tmp_path: os.PathLike[str], **environment: str) -> int:
+    command = [sys.executable, "-c", PROGRAM, os.path.join(tmp_path, "arenas")]  # noqa: PTH118 - a path for C
+    found = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=True)
+    return int(found.stdout)
+
+
+@of_glibc
+def test_many_threads_share_few_arenas(tmp_path: os.PathLike[str]) -> None:
+    assert arenas(tmp_path) <= ARENAS
+
+
+@of_glibc
+def test_what_the_user_has_set_for_the_allocator_stays(tmp_path: os.PathLike[str]) -> None:
+    assert arenas(tmp_path, MALLOC_ARENA_MAX="5") == 5
