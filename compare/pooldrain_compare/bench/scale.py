@@ -20,7 +20,7 @@ from pooldrain.policy import LeakPolicy
 from pooldrain.sqla.tracked_pool import TrackedPool
 from pooldrain.stacks import StackWalker
 from pooldrain_compare.bench import exits, scale_asyncio, scale_threads
-from pooldrain_compare.bench.contenders import pool_infos, server_infos
+from pooldrain_compare.bench.contenders import PARTNERS, pool_infos, server_infos
 from pooldrain_compare.bench.recorder import Bench, Point, rounds
 from pooldrain_compare.bench.results import Results
 from pooldrain_compare.bench.shells import NEVER_OPENED, async_runner, sync_runner
@@ -92,25 +92,20 @@ def measure(bench: Bench, *, runs: int | None) -> Results:
 
 
 def _measure_stops(bench: Bench, runs: int, sizes: Sequence[int], progress: Callable[[str, float], None]) -> None:
-    """Ours: every connection is in use, then all come back. The others': every connection is idle."""
+    """The drain of ours: every connection is in use, then all come back. Closing: every connection is idle."""
     threads = scale_threads.disposals(bench.url)
     loops = scale_asyncio.disposals(bench.url)
-    names = ["pooldrain-threads", *threads, "pooldrain-asyncio", *loops]
-    steps = [(number, name) for number in sizes for name in names]
+    steps = [(number, name) for number in sizes for name in (*threads, *loops)]
     for done, (_, (number, name)) in enumerate(rounds(steps, runs)):
         progress(f"pool size: {number}, {name}", done / runs / len(steps))
-        if name in threads or name in loops:
-            took = threads[name](number) if name in threads else asyncio.run(loops[name](number))
-        else:
-            threaded = name == "pooldrain-threads"
-            stopped = (
-                scale_threads.stop(bench.url, number)
-                if threaded
-                else asyncio.run(scale_asyncio.stop(bench.url, number))
-            )
-            took = stopped.dispose
-            bench.recorder.add(Point(STOP, name, "drain", "ms", number, POOL_SIZE), stopped.drain * 1000)
+        took = threads[name](number) if name in threads else asyncio.run(loops[name](number))
         bench.recorder.add(Point(STOP, name, "dispose", "ms", number, POOL_SIZE), took * 1000)
+        if name in PARTNERS:  # ours
+            if name in threads:
+                drained = scale_threads.stop(bench.url, number)
+            else:
+                drained = asyncio.run(scale_asyncio.stop(bench.url, number))
+            bench.recorder.add(Point(STOP, name, "drain", "ms", number, POOL_SIZE), drained * 1000)
 
 
 def _measure_cancels(bench: Bench, runs: int, queries: Sequence[int], progress: Callable[[str, float], None]) -> None:

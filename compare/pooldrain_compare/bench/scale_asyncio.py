@@ -20,7 +20,7 @@ from pooldrain.sqla.database_url import DatabaseUrl
 from pooldrain_async.runner import Runner
 from pooldrain_compare.bench.checkouts import async_engines
 from pooldrain_compare.bench.shells import SESSIONS, async_runner
-from pooldrain_compare.bench.watch import Stopped, Watch
+from pooldrain_compare.bench.watch import Watch
 from pooldrain_compare.harness.witness import Witness
 
 TIMEOUT = 60.0
@@ -41,6 +41,15 @@ class NoServer:
 
 def disposals(url: str) -> dict[str, Callable[[int], Coroutine[None, None, float]]]:
     """By pool: open so many connections, let them be idle, close them; the seconds of the closing."""
+
+    async def ours(number: int) -> float:
+        pool = async_runner(DatabaseUrl.parse(url), PoolPolicy(pool_size=number, pre_ping=False)).pool
+        connections = [await pool.engine.connect() for _ in range(number)]
+        for connection in connections:
+            await connection.close()
+        started = time.monotonic()
+        await pool.dispose(started + TIMEOUT)
+        return time.monotonic() - started
 
     async def sqlalchemy(number: int) -> float:
         engine = async_engines(DatabaseUrl.parse(url), number)["sqlalchemy-asyncio"]
@@ -65,11 +74,16 @@ def disposals(url: str) -> dict[str, Callable[[int], Coroutine[None, None, float
         await pool.close()
         return time.monotonic() - started
 
-    return {"sqlalchemy-asyncio": sqlalchemy, "psycopg-pool-async": psycopg_pool, "asyncpg-pool": asyncpg_pool}
+    return {
+        "pooldrain-asyncio": ours,
+        "sqlalchemy-asyncio": sqlalchemy,
+        "psycopg-pool-async": psycopg_pool,
+        "asyncpg-pool": asyncpg_pool,
+    }
 
 
-async def stop(url: str, number: int) -> Stopped:
-    """Stop a service whose pool of this size is all in use when the signal comes."""
+async def stop(url: str, number: int) -> float:
+    """Stop a service whose pool of this size is all in use; the seconds from the last request's end to the drain's."""
     watch = Watch()
     policy = PoolPolicy(pool_size=number, pre_ping=False)
     runner = async_runner(DatabaseUrl.parse(url), policy, heard=watch.hear)
@@ -89,7 +103,7 @@ async def stop(url: str, number: int) -> Stopped:
         last = time.monotonic()
         runner.end(request)
     await stopping
-    return Stopped(watch.drained - last, watch.between(Phase.DISPOSING, Phase.STOPPING))
+    return watch.drained - last
 
 
 async def cancel(url: str, number: int, witness: Witness) -> float:

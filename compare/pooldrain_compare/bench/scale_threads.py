@@ -18,7 +18,7 @@ from pooldrain.shutdown import Stop
 from pooldrain.sqla.database_url import DatabaseUrl
 from pooldrain_compare.bench.checkouts import engines
 from pooldrain_compare.bench.shells import SESSIONS, sync_runner
-from pooldrain_compare.bench.watch import Stopped, Watch
+from pooldrain_compare.bench.watch import Watch
 from pooldrain_compare.harness.witness import Witness
 from pooldrain_sync.runner import Runner
 
@@ -41,6 +41,15 @@ class NoServer:
 def disposals(url: str) -> dict[str, Callable[[int], float]]:
     """By pool: open so many connections, let them be idle, close them; the seconds of the closing."""
 
+    def ours(number: int) -> float:
+        pool = sync_runner(DatabaseUrl.parse(url), PoolPolicy(pool_size=number, pre_ping=False)).pool
+        connections = [pool.engine.connect() for _ in range(number)]
+        for connection in connections:
+            connection.close()
+        started = time.monotonic()
+        pool.dispose(started + TIMEOUT)
+        return time.monotonic() - started
+
     def sqlalchemy(number: int) -> float:
         engine = engines(DatabaseUrl.parse(url), number)["sqlalchemy-threads"]
         connections = [engine.connect() for _ in range(number)]
@@ -57,11 +66,11 @@ def disposals(url: str) -> dict[str, Callable[[int], float]]:
         pool.close()
         return time.monotonic() - started
 
-    return {"sqlalchemy-threads": sqlalchemy, "psycopg-pool": psycopg_pool}
+    return {"pooldrain-threads": ours, "sqlalchemy-threads": sqlalchemy, "psycopg-pool": psycopg_pool}
 
 
-def stop(url: str, number: int) -> Stopped:
-    """Stop a service whose pool of this size is all in use when the signal comes."""
+def stop(url: str, number: int) -> float:
+    """Stop a service whose pool of this size is all in use; the seconds from the last request's end to the drain's."""
     watch = Watch()
     policy = PoolPolicy(pool_size=number, pre_ping=False)
     runner = sync_runner(DatabaseUrl.parse(url), policy, heard=watch.hear)
@@ -80,7 +89,7 @@ def stop(url: str, number: int) -> Stopped:
         last = time.monotonic()
         runner.finish(request)
     stopping.join(TIMEOUT)
-    return Stopped(watch.drained - last, watch.between(Phase.DISPOSING, Phase.STOPPING))
+    return watch.drained - last
 
 
 def cancel(url: str, number: int, witness: Witness) -> float:

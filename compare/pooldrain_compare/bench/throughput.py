@@ -30,12 +30,16 @@ SYSTEMS = (
     *("granian-wsgi", "cheroot", "pooldrain-uvicorn", "plain-uvicorn", "granian-asgi"),
 )
 THREADED = ("pooldrain-gunicorn", "plain-gunicorn")  # the ones whose threads are varied
+DEFAULT_THREADS = THREADS  # ours; the baselines are given as many
 ORDERS = "bench-"  # what ids of orders begin with
 NOTHING, READ, QUERY, WRITE = "nothing", "read", "5 ms query", "write"
 BY_CLIENTS, BY_THREADS = "clients", "threads"
 MEMORY = "memory after load"
 JOIN_TIMEOUT = 60.0
 LOOK_TIMEOUT = 2.0
+# These serve as many kept connections as they have threads, and let the others wait: with more, their latency would be
+# that of the few.
+ONE_CONNECTION_A_THREAD = ("cheroot",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +129,7 @@ def plan(size: Size) -> list[Step]:
         Step(case, system, clients)
         for case, clients in itertools.product((NOTHING, READ, QUERY, WRITE), size.clients)
         for system in size.systems
+        if system not in ONE_CONNECTION_A_THREAD or clients <= THREADS
     ]
     by_threads = [
         Step(f"{case}, {size.thread_clients} clients", system, size.thread_clients, threads)

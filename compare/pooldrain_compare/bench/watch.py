@@ -4,18 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
 
 from pooldrain.phases import Phase
 from pooldrain.transcript import DrainEnded, DrainStarted, Event, PhaseEntered
-
-
-@dataclass(frozen=True, slots=True)
-class Stopped:
-    """Seconds: from the last request's end to the drain's, and for closing the pool."""
-
-    drain: float
-    dispose: float
 
 
 class Watch:

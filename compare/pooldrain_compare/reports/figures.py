@@ -10,7 +10,7 @@ from pooldrain_compare.bench.summary import Summary
 _SYMBOLS = {"us": "µs", "1/s": "/s"}
 _LARGER = {"us": ("ms", 1000.0), "ms": ("s", 1000.0), "bytes": ("kB", 1000.0), "kB": ("MB", 1000.0)}
 _AXES = {"us": "microseconds", "ms": "milliseconds", "s": "seconds", "1/s": "requests per second", "MB": "megabytes"}
-_WHOLE = ("requests", "connections")  # counted, not measured
+_WHOLE = ("requests", "connections", "comparisons")  # counted, not measured
 
 
 def apart(one: Summary, other: Summary) -> bool:

@@ -29,12 +29,15 @@ def readme(report: Report) -> str:
 
 def _lines(report: Report) -> Iterator[str]:
     yield from ("# What pooldrain saves, what it costs, which backend to run", "")
+    for answer in report.answers:
+        yield from (_escape(str(answer.headline)), "")
+    yield from (*map(_image, report.overview), "")
     yield from (" ".join(_escape(str(each)) for each in report.lead), "")
     for warning in report.warnings:
         yield from (f"> **Mind:** {_escape(warning)}", "")
     for answer in report.answers:
-        yield from (f"## {answer.question}", "", f"**{_escape(str(answer.headline))}**", "")
-        yield from _bullets(map(str, answer.details))
+        yield from (f"## {answer.question}", "")
+        yield from _bullets(map(str, answer.details or [answer.headline]))
     yield from ("The same as a page, with every plot and table: [index.html](index.html).", "")
     yield from _targets(report)
     for section in report.sections:

@@ -15,6 +15,7 @@ from pooldrain_compare.reports.evidence import Duel, Evidence, curve
 from pooldrain_compare.reports.figures import at, plain, quantity, spread, times
 from pooldrain_compare.reports.growing import growths
 from pooldrain_compare.reports.metrics import capitalised, metric, titled
+from pooldrain_compare.reports.overview import overview
 from pooldrain_compare.reports.rivals import beaten, lead, price
 from pooldrain_compare.reports.sentences import Sentence
 from pooldrain_compare.reports.targets import TargetResult, target_results
@@ -63,8 +64,9 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All of it."""
+    """All of it. On the first screen: the answers' headlines, and the pictures of the overview."""
 
+    overview: list[Chart]
     lead: list[Sentence]
     warnings: list[str]
     answers: list[Answer]
@@ -79,7 +81,7 @@ class Report:
     @property
     def charts(self) -> list[Chart]:
         """Every plot."""
-        return [chart for section in self.sections for chart in section.charts]
+        return [*self.overview, *(chart for section in self.sections for chart in section.charts)]
 
 
 def build(evidence: Evidence, *, parity: bool) -> Report:
@@ -87,6 +89,7 @@ def build(evidence: Evidence, *, parity: bool) -> Report:
     sections = [_section(evidence, name) for name in BENCHMARKS]
     environments = [results.environment for results in evidence.results.values()]
     return Report(
+        overview=overview(evidence),
         lead=lead(evidence),
         warnings=_warnings(sections),
         answers=answers(evidence),

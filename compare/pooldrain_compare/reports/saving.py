@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator
+from functools import partial
 
 from pooldrain_compare.bench.results import Measurement
 from pooldrain_compare.reports.evidence import Duel, Evidence
@@ -24,14 +25,21 @@ def saved(evidence: Evidence) -> list[Sentence]:
     return [each for each in found if each]
 
 
-def _lost(evidence: Evidence) -> Iterator[Sentence]:
-    def pooled(name: str, *, ours: bool) -> dict[str, list[float]]:
-        systems: dict[str, list[float]] = {}
-        for each in evidence.measurements("shutdown", name, ours=ours):
-            if _by_sigterm(each):
-                systems.setdefault(each.system, []).extend(each.samples)
-        return systems
+def lost_at_sigterm(evidence: Evidence) -> dict[str, list[float]]:
+    """By system, how many requests each shutdown under load has cost."""
+    return _pooled(evidence, "lost", ours=None)
 
+
+def _pooled(evidence: Evidence, name: str, *, ours: bool | None) -> dict[str, list[float]]:
+    systems: dict[str, list[float]] = {}
+    for each in evidence.measurements("shutdown", name, ours=ours):
+        if _by_sigterm(each):
+            systems.setdefault(each.system, []).extend(each.samples)
+    return systems
+
+
+def _lost(evidence: Evidence) -> Iterator[Sentence]:
+    pooled = partial(_pooled, evidence)
     ours, theirs = pooled("lost", ours=True), pooled("lost", ours=False)
     if not ours or not theirs:
         return

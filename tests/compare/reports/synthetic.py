@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from pooldrain_compare.bench import checkouts, gates, scale, throughput
+from pooldrain_compare.bench import checkouts, exits, gates, scale, shutdown, throughput
 from pooldrain_compare.bench.contenders import pool_infos, server_infos
 from pooldrain_compare.bench.results import Environment, Measurement, Noise, Results, SystemInfo, Unit
 
@@ -84,6 +84,7 @@ _SHUTDOWN = {
     "plain-uvicorn": (12, 66, 173),
     "gunicorn-uvicorn-worker": (14, 412, 260),
     "granian-wsgi": (0, 120, 131),
+    "cheroot": (30, 5.2, 4.1),
     "granian-asgi": (0, 104, 128),
     "hypercorn": (17, 151, 240),
     "poll-flag": (31, 168, 190),
@@ -103,6 +104,8 @@ def _shutdown() -> Results:
             maker.add(case, name, "connections left", "connections", 0)
         maker.add("idle", name, "signal to exit", "ms", idle, note="exit code 0")
         maker.add("idle", name, "connections left", "connections", 0)
+        if ours:
+            maker.add(shutdown.BARE, name, "signal to exit", "ms", idle * 0.6)
         maker.add("hung request", name, "signal to exit", "ms", 1065 if ours else 1000 + 60 * after)
         maker.add("hung request", name, "connections left", "connections", 0 if ours else 1)
         maker.add("5 leaked connections", name, "signal to exit", "ms", idle * 1.1)
@@ -139,7 +142,13 @@ _RATES = {"gunicorn": 1500, "waitress": 1900, "uvicorn": 2400}
 
 def _throughput() -> Results:
     names = [f"{kind}-{server}" for server in _RATES for kind in ("pooldrain", "plain")]
-    maker = Maker("throughput", "Which backend should I run: how fast is each, and how far?", server_infos(*names))
+    infos = server_infos(*names, "granian-wsgi")
+    maker = Maker("throughput", "Which backend should I run: how fast is each, and how far?", infos)
+    for clients in CLIENTS:
+        at = (clients, throughput.BY_CLIENTS)
+        for name, most in (("pooldrain-gunicorn", 11_000), ("plain-gunicorn", 3_600), ("granian-wsgi", 19_000)):
+            maker.add(throughput.NOTHING, name, "throughput", "1/s", most, at)
+            maker.add(throughput.NOTHING, name, "CPU per request", "us", 1e6 / most, at)
     for name in names:
         kind, _, server = name.partition("-")
         for case, factor in ((throughput.READ, 1.0), (throughput.QUERY, 0.7), (throughput.WRITE, 0.5)):
@@ -161,7 +170,12 @@ def _throughput() -> Results:
 
 
 def _scale() -> Results:
-    maker = Maker("scale", "How do drain, dispose, leak scan and cancel grow with size?", pool_infos())
+    servers = {name: info for name, info in server_infos().items() if info.ours}
+    maker = Maker("scale", "How do drain, dispose, leak scan and cancel grow with size?", pool_infos() | servers)
+    for name in servers:
+        for number in (1, 10, 100, 1000):
+            at = (number, exits.REQUESTS)
+            maker.add(f"{exits.GROWTH}, {exits.REQUESTS}", name, "last answer to exit", "ms", 9 + number / 100, at)
     for colour in ("threads", "asyncio"):
         ours = f"pooldrain-{colour}"
         for size in (10, 50, 100, 200, 400):

@@ -120,8 +120,8 @@ def test_every_plot_says_what_it_shows_and_in_which_unit() -> None:
         texts = {text.text or "" for text in root.iter("{http://www.w3.org/2000/svg}text")}
 
         assert root.get("aria-label", "").startswith(chart.title)
-        assert any(re.match(r"milliseconds|microseconds|seconds|requests|connections|kB|mega", text) for text in texts)
-        assert texts >= labels(chart.systems)
+        assert any(re.match(r"milli|microseconds|seconds|requests|connections|kB|mega|%", text) for text in texts)
+        assert {label for label in labels(chart.systems) if not any(text.startswith(label) for text in texts)} == set()
 
 
 def labels(systems: Iterable[str]) -> set[str]:
@@ -199,6 +199,30 @@ def test_a_target_that_is_missed_says_why_and_one_that_is_met_does_not() -> None
 
     assert (missed.text, str(missed.where), missed.why) == ("missed by 2.5 ms", "there", "it waits for a disk")
     assert (met.text, met.why) == ("met", "")
+
+
+def test_a_limit_from_below_is_missed_by_what_is_less() -> None:
+    def found(evidence: Evidence) -> Iterator[tuple[float, Name]]:
+        return iter([(3.0, Name("here")), (2.0, Name("there"))])
+
+    met, missed = (Target("Speed", limit, "s", found, least=True).compare(Evidence({})) for limit in (2.0, 2.5))
+
+    assert (met.limit, met.text) == ("≥\u00a02\u00a0s", "met")
+    assert (missed.text, str(missed.where)) == ("missed by 0.50 s", "there")
+
+
+def test_the_first_screen_is_three_sentences_and_two_pictures(tmp_path: Path) -> None:
+    results = everything()
+    readme = (write(tmp_path, results) / "README.md").read_text("utf-8")
+    first = readme.partition("pooldrain meets")[0].strip().splitlines()
+
+    assert [line for line in first[1:] if line] == [
+        *(line for line in first if line.startswith(("Under load", "While nothing", "pooldrain · "))),
+        *(line for line in first if line.startswith("![")),
+    ]
+    assert [chart.name for chart in report_of(results).overview] == ["overview-lost", "overview-throughput"]
+    of_gunicorn = r"pooldrain · gunicorn, nothing 3\d\d %"
+    assert re.search(of_gunicorn, report_of(results).overview[1].alt)
 
 
 def test_the_first_paragraph_says_where_a_baseline_is_better() -> None:
