@@ -9,7 +9,6 @@ import asyncio
 import socket
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -24,9 +23,6 @@ from pooldrain_async.assembly import BuiltService, build
 from pooldrain_async.loops import new_loop
 from pooldrain_async.runner import Runner
 from pooldrain_async.servers.uvicorn import DrainProtocol, UvicornServer, serve_to_end
-
-if TYPE_CHECKING:
-    pass
 
 # Seconds between two signs of life to the master.
 HEARTBEAT = 1.0

@@ -106,6 +106,7 @@ _OURS: dict[str, Contender] = {
     )
     for backend in servers.SERVERS
 }
+OURS = tuple(_OURS)
 _THEIRS: dict[str, Contender] = {name: Theirs(baseline) for name, baseline in BASELINES.items()}
 CONTENDERS: dict[str, Contender] = {name: (_OURS | _THEIRS)[name] for name in SERVERS}
 PAIRED = tuple(sorted(CONTENDERS, key=_place))  # so that whoever is compared is measured right after the other

@@ -9,9 +9,8 @@ from contextlib import ExitStack
 from typing import Protocol
 
 from pooldrain_compare.bench.asking import END_TIMEOUT, ask
-from pooldrain_compare.bench.contenders import CONTENDERS, Ours
+from pooldrain_compare.bench.contenders import CONTENDERS, OURS, Ours
 from pooldrain_compare.bench.recorder import Bench, Point, rounds
-from pooldrain_compare.bench.shutdown import OURS
 from pooldrain_compare.harness.http import ResponseReader
 from pooldrain_compare.harness.load import LoadClient, Mode, constant
 from pooldrain_compare.harness.processes import ServerProcess

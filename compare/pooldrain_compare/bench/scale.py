@@ -20,11 +20,10 @@ from pooldrain.policy import LeakPolicy
 from pooldrain.sqla.tracked_pool import TrackedPool
 from pooldrain.stacks import StackWalker
 from pooldrain_compare.bench import exits, scale_asyncio, scale_threads
-from pooldrain_compare.bench.contenders import PARTNERS, pool_infos, server_infos
+from pooldrain_compare.bench.contenders import OURS, PARTNERS, pool_infos, server_infos
 from pooldrain_compare.bench.recorder import Bench, Point, rounds
 from pooldrain_compare.bench.results import Results
 from pooldrain_compare.bench.shells import NEVER_OPENED, async_runner, sync_runner
-from pooldrain_compare.bench.shutdown import OURS
 from pooldrain_compare.bench.timing import time_calls
 
 QUESTION = "How do drain, dispose, leak scan and cancel grow with size?"
@@ -71,9 +70,8 @@ def measure(bench: Bench, *, runs: int | None) -> Results:
     """Measure everything."""
     size = QUICK if bench.quick else FULL
     size = replace(size, runs=runs or size.runs)
-    bench.require_connections(
-        max(*size.pool_sizes, 2 * max(size.queries), *size.leaks)
-    )  # a cancellation is a connection, too
+    cancelling = 2 * max(size.queries)  # a cancellation is a connection, too
+    bench.require_connections(max(*size.pool_sizes, *size.leaks, cancelling))
 
     def stage(start: float, share: float) -> Callable[[str, float], None]:
         return lambda doing, done: bench.progress(doing, start + done * share)

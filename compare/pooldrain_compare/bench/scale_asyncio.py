@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 
 import asyncpg
 from psycopg_pool import AsyncConnectionPool
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from pooldrain.in_flight import CURRENT_REQUEST, InFlightRequest
 from pooldrain.phases import Phase
@@ -42,23 +43,21 @@ class NoServer:
 def disposals(url: str) -> dict[str, Callable[[int], Coroutine[None, None, float]]]:
     """By pool: open so many connections, let them be idle, close them; the seconds of the closing."""
 
-    async def ours(number: int) -> float:
-        pool = async_runner(DatabaseUrl.parse(url), PoolPolicy(pool_size=number, pre_ping=False)).pool
-        connections = [await pool.engine.connect() for _ in range(number)]
-        for connection in connections:
-            await connection.close()
-        started = time.monotonic()
-        await pool.dispose(started + TIMEOUT)
-        return time.monotonic() - started
-
-    async def sqlalchemy(number: int) -> float:
-        engine = async_engines(DatabaseUrl.parse(url), number)["sqlalchemy-asyncio"]
+    async def closing(engine: AsyncEngine, number: int, dispose: Callable[[], Awaitable[None]]) -> float:
         connections = [await engine.connect() for _ in range(number)]
         for connection in connections:
             await connection.close()
         started = time.monotonic()
-        await engine.dispose()
+        await dispose()
         return time.monotonic() - started
+
+    async def ours(number: int) -> float:
+        pool = async_runner(DatabaseUrl.parse(url), PoolPolicy(pool_size=number, pre_ping=False)).pool
+        return await closing(pool.engine, number, lambda: pool.dispose(time.monotonic() + TIMEOUT))
+
+    async def sqlalchemy(number: int) -> float:
+        engine = async_engines(DatabaseUrl.parse(url), number)["sqlalchemy-asyncio"]
+        return await closing(engine, number, engine.dispose)
 
     async def psycopg_pool(number: int) -> float:
         pool = AsyncConnectionPool(url, min_size=number, max_size=number, open=False)

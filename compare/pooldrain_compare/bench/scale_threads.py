@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from psycopg_pool import ConnectionPool
-from sqlalchemy import text
+from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from pooldrain.in_flight import CURRENT_REQUEST, InFlightRequest
@@ -41,23 +41,21 @@ class NoServer:
 def disposals(url: str) -> dict[str, Callable[[int], float]]:
     """By pool: open so many connections, let them be idle, close them; the seconds of the closing."""
 
-    def ours(number: int) -> float:
-        pool = sync_runner(DatabaseUrl.parse(url), PoolPolicy(pool_size=number, pre_ping=False)).pool
-        connections = [pool.engine.connect() for _ in range(number)]
-        for connection in connections:
-            connection.close()
-        started = time.monotonic()
-        pool.dispose(started + TIMEOUT)
-        return time.monotonic() - started
-
-    def sqlalchemy(number: int) -> float:
-        engine = engines(DatabaseUrl.parse(url), number)["sqlalchemy-threads"]
+    def closing(engine: Engine, number: int, dispose: Callable[[], None]) -> float:
         connections = [engine.connect() for _ in range(number)]
         for connection in connections:
             connection.close()
         started = time.monotonic()
-        engine.dispose()
+        dispose()
         return time.monotonic() - started
+
+    def ours(number: int) -> float:
+        pool = sync_runner(DatabaseUrl.parse(url), PoolPolicy(pool_size=number, pre_ping=False)).pool
+        return closing(pool.engine, number, lambda: pool.dispose(time.monotonic() + TIMEOUT))
+
+    def sqlalchemy(number: int) -> float:
+        engine = engines(DatabaseUrl.parse(url), number)["sqlalchemy-threads"]
+        return closing(engine, number, engine.dispose)
 
     def psycopg_pool(number: int) -> float:
         pool = ConnectionPool(url, min_size=number, max_size=number, open=True)

@@ -14,7 +14,7 @@ from functools import partial
 
 from pooldrain_compare.bench import bare
 from pooldrain_compare.bench.asking import END_TIMEOUT, ask
-from pooldrain_compare.bench.contenders import CONTENDERS, PAIRED, PARTNERS, Contender, server_infos
+from pooldrain_compare.bench.contenders import CONTENDERS, OURS, PAIRED, PARTNERS, Contender, server_infos
 from pooldrain_compare.bench.recorder import Bench, Point, rounds
 from pooldrain_compare.bench.results import Results, Unit
 from pooldrain_compare.harness.load import LoadClient, LoadResult, Mode, Outcome, constant
@@ -43,7 +43,6 @@ QUICK = replace(FULL, runs=1, clients=8, load_seconds=0.2, every_system=False)
 
 _QUICK_SYSTEMS = ("pooldrain-gunicorn", "plain-gunicorn")
 BARE = "idle, a bare process of its size"
-OURS = ("pooldrain-gunicorn", "pooldrain-waitress", "pooldrain-uvicorn")
 _SIGINT_SYSTEMS = ("pooldrain-waitress", "plain-waitress")
 
 

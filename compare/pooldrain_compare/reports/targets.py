@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pooldrain_compare.bench.checkouts import POOL_ONLY
+from pooldrain_compare.bench.contenders import OURS
 from pooldrain_compare.bench.gates import CALL, EMPTY, QUERIED, SERVED
-from pooldrain_compare.bench.shutdown import BARE, OURS
+from pooldrain_compare.bench.shutdown import BARE
 from pooldrain_compare.bench.summary import ratio
 from pooldrain_compare.bench.throughput import BY_THREADS, DEFAULT_THREADS, NOTHING, READ
 from pooldrain_compare.bench.throughput import MEMORY as SERVER_MEMORY
