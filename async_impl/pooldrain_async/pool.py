@@ -89,9 +89,19 @@ class Pool(TrackedPool):
 
     async def dispose(self, deadline: float) -> None:
         """Close every pooled connection; begin with none after `deadline` (monotonic seconds)."""
-        while self._clock() < deadline and (idle := self.take_idle()) is not None:
+        while (idle := await greenlet_spawn(self._discard_ours, deadline)) is not None:
             record, discard = idle
             await self._end(discard, record, deadline - self._clock())
+
+    def _discard_ours(self, deadline: float) -> tuple[ConnectionPoolEntry, Callable[[], None]] | None:
+        """Close those of the running loop, in one greenlet for all; the first that has to be closed elsewhere."""
+        here = asyncio.get_running_loop()
+        while self._clock() < deadline and (idle := self.take_idle()) is not None:
+            record, discard = idle
+            if not self.on_loop or loop_of(record) not in (None, here):
+                return idle
+            discard()
+        return None
 
     async def _end(self, work: Callable[[], None], record: ConnectionPoolEntry, timeout: float) -> None:
         """Close a connection: one of threads in a thread, one of another loop on that; from outside, if it is gone."""

@@ -116,14 +116,14 @@ class Checkout:
         since: float,
         stack: RawStack,
         worker: object,
-        proxy: object,
+        proxy: Callable[[], object],
     ) -> None:
         self.key = key  # the pool's record, opaque to the core
         self.request = request
         self.since = since  # monotonic seconds
         self.stack = stack
         self.worker = worker  # what ran the checkout (an asyncio task), opaque to the core
-        self.proxy = proxy  # the shell's reference to what the holder holds, opaque to the core
+        self.proxy = proxy  # gives what the holder holds, None once that was garbage collected
 
     @property
     def holder(self) -> str:

@@ -92,7 +92,9 @@ class CheckoutLedger:
         self.counts: dict[LeakRule, int] = dict.fromkeys(LeakRule, 0)
         self._above_threshold = False
 
-    def check_out(self, key: object, now: float, stack: RawStack, worker: object, proxy: object) -> Checkout:
+    def check_out(
+        self, key: object, now: float, stack: RawStack, worker: object, proxy: Callable[[], object]
+    ) -> Checkout:
         """Enter a checkout; the running request owns it, unless it has ended or `hold_as` names another holder."""
         request = CURRENT_REQUEST.get()
         name = CURRENT_HOLDER.get()
@@ -103,17 +105,16 @@ class CheckoutLedger:
             checkout.holder_name = name or _background(request)
             checkout.named = name is not None
         self.outstanding[key] = checkout
-        if checkout.request is not None:
-            checkout.request.connected = True
-            checkout.request.failure = None
-            checkout.request.checkouts[checkout] = None
+        if (owner := checkout.request) is not None:
+            owner.connected, owner.failure = True, None
+            owner.checkouts[checkout] = None
         return checkout
 
     def check_in(self, key: object) -> Checkout | None:
         """Take a checkout out of the books; None if it was not in them (a checkout that failed half-way)."""
         checkout = self.outstanding.pop(key, None)
-        if checkout is not None and checkout.request is not None:
-            checkout.request.checkouts.pop(checkout, None)
+        if checkout is not None and (request := checkout.request) is not None:
+            request.checkouts.pop(checkout, None)
         if self._above_threshold and not self.at_threshold(self._leaked_out()):
             self._above_threshold = False
         return checkout

@@ -224,7 +224,7 @@ class Model:
         if self._idle:
             self._idle -= 1
             token = CURRENT_REQUEST.set(request)
-            checkout = self._ledger.check_out(next(self._keys), self._now, (), None, None)
+            checkout = self._ledger.check_out(next(self._keys), self._now, (), None, object)
             CURRENT_REQUEST.reset(token)
             self._emit(CheckedOut(checkout.holder, checkout.request_id, ""))
 

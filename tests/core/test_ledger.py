@@ -38,7 +38,7 @@ def serving(path: str = "/work", given_id: str | None = "abc") -> Generator[InFl
 
 
 def check_out(ledger: CheckoutLedger, key: object = "record", now: float = 0.0, worker: object = None) -> Checkout:
-    return ledger.check_out(key, now, (), worker, object())
+    return ledger.check_out(key, now, (), worker, object)
 
 
 def rules(leaks: list[Leak]) -> list[LeakRule]:
@@ -307,7 +307,7 @@ def test_the_threshold_is_told_each_time_it_is_reached_anew() -> None:
     told = []
     for key, comes in ((1, True), (2, True), (3, True), (3, False), (2, False), (1, False), (1, True), (2, True)):
         if comes:
-            ledger.check_out(key, 0.0, (), None, None)
+            ledger.check_out(key, 0.0, (), None, object)
             ledger.overdue(5.0)
         else:
             ledger.check_in(key)
@@ -318,7 +318,7 @@ def test_the_threshold_is_told_each_time_it_is_reached_anew() -> None:
 
 def test_the_threshold_blames_nobody_and_fails_no_exit() -> None:
     ledger = CheckoutLedger(LeakPolicy(leak_threshold=1, leak_age=1.0))
-    ledger.check_out(1, 0.0, (), None, None)
+    ledger.check_out(1, 0.0, (), None, object)
     assert ledger.threshold_crossed() is None, "merely busy"
     ledger.overdue(5.0)
     assert ledger.threshold_crossed() == Leak(LeakRule.THRESHOLD, None, 0.0)
@@ -386,7 +386,7 @@ def outer(ledger: CheckoutLedger) -> Checkout:
 
 def inner(ledger: CheckoutLedger) -> Checkout:
     stack = StackWalker((), depth=2).capture(sys._getframe())
-    return ledger.check_out("record", 1.0, stack, None, object())
+    return ledger.check_out("record", 1.0, stack, None, object)
 
 
 def test_a_checkout_is_described_by_who_where_since_when_and_what(ledger: CheckoutLedger) -> None:

@@ -128,7 +128,7 @@ class World:
     def leak(self, request: InFlightRequest, pool: int = 0) -> None:
         """Check a connection out on behalf of `request`, and never return it."""
         token = CURRENT_REQUEST.set(request)
-        self.pools[pool].ledger.check_out(object(), self.now, (), None, None)
+        self.pools[pool].ledger.check_out(object(), self.now, (), None, object)
         CURRENT_REQUEST.reset(token)
 
 
@@ -573,7 +573,7 @@ def test_a_cut_request_is_told_with_the_connection_that_it_held_first(world: Wor
     token = CURRENT_REQUEST.set(request)
     for statement in ("SELECT pg_sleep(600)", "SELECT 2"):
         stack = StackWalker(()).capture(sys._getframe())
-        checkout = world.pool.ledger.check_out(object(), world.now, stack, None, None)
+        checkout = world.pool.ledger.check_out(object(), world.now, stack, None, object)
         checkout.statement = statement
         world.now += 1
     CURRENT_REQUEST.reset(token)
@@ -614,7 +614,7 @@ def test_an_end_that_takes_too_long_is_told_and_in_the_report(world: World) -> N
 
 def test_a_named_holder_is_at_work_until_it_returns_its_connection(world: World) -> None:
     with hold_as("nightly"):
-        checkout = world.pool.ledger.check_out("key", world.now, (), None, None)
+        checkout = world.pool.ledger.check_out("key", world.now, (), None, object)
     assert world.service.working() == {world.pool: [checkout]}
     assert not world.service.quiet
     assert world.service.next_look() == math.inf, "its return is an event"
@@ -623,7 +623,7 @@ def test_a_named_holder_is_at_work_until_it_returns_its_connection(world: World)
 
 
 def test_a_connection_whose_driver_cannot_tell_is_at_work_once_it_has_run_something(world: World) -> None:
-    checkout = world.pool.ledger.check_out("key", world.now, (), None, None)
+    checkout = world.pool.ledger.check_out("key", world.now, (), None, object)
     assert world.service.working() == {}
     checkout.runs = 1
     assert world.service.working() == {world.pool: [checkout]}
@@ -633,7 +633,7 @@ def test_a_connection_whose_driver_cannot_tell_is_at_work_once_it_has_run_someth
 def test_what_is_at_work_at_the_deadline_is_told_as_cut_with_its_holder(world: World) -> None:
     started, refused = world.service.close_gate()
     with hold_as("nightly"):
-        world.pool.ledger.check_out("key", world.now, (), None, None)
+        world.pool.ledger.check_out("key", world.now, (), None, object)
     world.now += 30
     assert world.service.drained(started, refused) == Done(130.0, timed_out=True)
     assert world.events.take("drain_ended")["at_work"] == 1

@@ -140,7 +140,7 @@ def _measure_books(bench: Bench, runs: int, checkouts: Sequence[int], progress: 
 def _fill(pool: TrackedPool, checkouts: int) -> None:
     stack = StackWalker(()).capture(sys._getframe())
     for _ in range(checkouts):
-        pool.ledger.check_out(object(), time.monotonic(), stack, None, None)
+        pool.ledger.check_out(object(), time.monotonic(), stack, None, object)
 
 
 def _add_time(bench: Bench, point: Point, work: Callable[[], object]) -> None:

@@ -6,7 +6,7 @@ import asyncio
 from types import FrameType
 from typing import Any
 
-import greenlet
+from greenlet import getcurrent
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 
 from pooldrain.sqla.pool import Closable, ClosablePool
@@ -19,7 +19,7 @@ class OnLoop(Closable):
     @staticmethod
     def _caller_frame() -> FrameType | None:
         """SQLAlchemy runs the checkout in a greenlet, whose frames end at its root: the caller is in its parent."""
-        parent = greenlet.getcurrent().parent
+        parent = getcurrent().parent
         return None if parent is None else parent.gr_frame
 
     @staticmethod

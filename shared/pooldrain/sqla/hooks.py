@@ -22,7 +22,7 @@ from sqlalchemy.pool import (
     ConnectionPoolEntry,
     PoolProxiedConnection,
 )
-from sqlalchemy.pool.base import _ConnectionFairy, _ConnectionRecord
+from sqlalchemy.pool.base import _ConnectionRecord
 
 from pooldrain.in_flight import Checkout
 from pooldrain.ledger import MAIN_POOL, CheckoutLedger, Holding, Leak, describe, who_holds
@@ -226,9 +226,7 @@ class PoolTracker:
 
     def checked_out(self, proxy: PoolProxiedConnection, caller: RawStack, worker: object) -> None:
         """A connection has left the pool."""
-        assert isinstance(proxy, _ConnectionFairy), "the only proxies that there are"
-        record = proxy._connection_record
-        assert record is not None
+        record: Any = proxy._connection_record
         with self._lock:
             if self._shares and record in self.ledger.outstanding:
                 return  # SQLAlchemy tells of the first return only
@@ -247,7 +245,7 @@ class PoolTracker:
             if checkout.request is None and self.returned_locked is not None:
                 self.returned_locked()
             connection = record.dbapi_connection
-            if checked_out_proxy(checkout) is not None:
+            if checkout.proxy() is not None:
                 if checkout.rule is not None or self._events.detailed:
                     self._tell_returned(checkout, connection)
                 return
@@ -315,6 +313,5 @@ def dbapi_connection(checkout: Checkout) -> Any:
 
 def checked_out_proxy(checkout: Checkout) -> PoolProxiedConnection | None:
     """What the holder holds; None once it was garbage collected."""
-    reference = checkout.proxy
-    proxy = reference() if isinstance(reference, weakref.ref) else None
+    proxy = checkout.proxy()
     return proxy if isinstance(proxy, PoolProxiedConnection) else None

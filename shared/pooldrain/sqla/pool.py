@@ -106,9 +106,9 @@ def let_go(record: ConnectionPoolEntry) -> None:
     record.dbapi_connection = None
 
 
-def was_cancelled(request: InFlightRequest | None) -> bool:
+def was_cancelled(request: InFlightRequest) -> bool:
     """Whether the shutdown has cancelled it. What works under a name works for that, and not for the request."""
-    return request is not None and request.cancelled and CURRENT_HOLDER.get() is None
+    return request.cancelled and CURRENT_HOLDER.get() is None
 
 
 class Lifetime:
@@ -198,9 +198,8 @@ class Closable(Pool):
 
     def connect(self) -> PoolProxiedConnection:
         """Check a connection out. Raises PoolClosed once closed, and to a request that was cancelled."""
-        lifetime = self._lifetime
-        request = CURRENT_REQUEST.get()
-        if lifetime.closed or was_cancelled(request):
+        lifetime, request = self._lifetime, CURRENT_REQUEST.get()
+        if lifetime.closed or (request is not None and was_cancelled(request)):
             raise self._pool_closed(waiting=False)
         if (tracker := lifetime.tracker) is None:
             proxy = super().connect()
@@ -208,10 +207,10 @@ class Closable(Pool):
             # Before the checkout: one that waits may come back without its caller's frames.
             caller = tracker.walker.capture(self._caller_frame())
             proxy = super().connect()
-            if not (self._lifetime.closed or was_cancelled(request)):
+            if not (self._lifetime.closed or (request is not None and was_cancelled(request))):
                 tracker.checked_out(proxy, caller, self._worker())  # else nobody gets it, and there is nothing to tell
         # While the connection was being opened or tested; asked last, so that none slips by.
-        if self.closed or was_cancelled(request):
+        if self.closed or (request is not None and was_cancelled(request)):
             proxy.close()
             raise self._pool_closed(waiting=True)
         return proxy
@@ -254,7 +253,7 @@ class Closable(Pool):
         def open_unless_closed(record: ConnectionPoolEntry) -> Any:
             # A connection that fails its test would be replaced, even now.
             request = CURRENT_REQUEST.get()
-            if self._lifetime.closed or was_cancelled(request):
+            if self._lifetime.closed or (request is not None and was_cancelled(request)):
                 raise self._pool_closed(waiting=True)
             try:
                 return opening(record)
