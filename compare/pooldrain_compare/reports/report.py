@@ -16,6 +16,7 @@ from pooldrain_compare.reports.figures import at, plain, quantity, spread, times
 from pooldrain_compare.reports.growing import growths
 from pooldrain_compare.reports.metrics import capitalised, metric, titled
 from pooldrain_compare.reports.overview import overview
+from pooldrain_compare.reports.reasons import reason
 from pooldrain_compare.reports.rivals import beaten, lead, price
 from pooldrain_compare.reports.sentences import Sentence
 from pooldrain_compare.reports.targets import TargetResult, target_results
@@ -302,7 +303,7 @@ def _runs(measurements: Sequence[Measurement]) -> str:
 
 def _better(evidence: Evidence) -> Table:
     """What the first paragraph sums up."""
-    header = ["Baseline", "What", "Where", "Better by", "It", "pooldrain"]
+    header = ["Baseline", "What", "Where", "Better by", "It", "pooldrain", "Why"]
     return Table("The clearest first", header, [_beaten(evidence, duel) for duel in beaten(evidence)], wordy=True)
 
 
@@ -316,4 +317,5 @@ def _beaten(evidence: Evidence, duel: Duel) -> list[Cell]:
         Cell("" if math.isinf(duel.lead) else f"{times(duel.lead)}×"),
         Cell(spread(duel.theirs_summary, duel.theirs.unit) + str(price(evidence, duel))),
         Cell(spread(duel.ours_summary, duel.ours.unit), evidence.label(duel.benchmark, duel.ours.system)),
+        Cell(str(reason(evidence, duel) or "")),
     ]

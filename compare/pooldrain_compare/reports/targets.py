@@ -15,6 +15,7 @@ from pooldrain_compare.bench.throughput import BY_THREADS, DEFAULT_THREADS, NOTH
 from pooldrain_compare.bench.throughput import MEMORY as SERVER_MEMORY
 from pooldrain_compare.reports.evidence import Duel, Evidence, curve, growth
 from pooldrain_compare.reports.figures import Figure, added, quantity, times
+from pooldrain_compare.reports.reasons import LEDGER, LOOP, unexplained
 from pooldrain_compare.reports.sentences import Name, Sentence
 
 
@@ -191,6 +192,12 @@ def _better(evidence: Evidence) -> Iterator[tuple[float, Name]]:
         yield sum(duel.lost for duel in duels), Name("all comparisons")
 
 
+def _unexplained(evidence: Evidence) -> Iterator[tuple[float, Name]]:
+    duels = [duel for name in evidence.results for duel in evidence.duels(name)]
+    if duels:
+        yield sum(unexplained(evidence, duel) for duel in duels), Name("all comparisons")
+
+
 def _ratio(value: float, unit: str) -> Figure:
     return Figure(f"{times(value)}×", value)
 
@@ -221,14 +228,10 @@ _THREADS_END = Sentence(
     "the steps of the shutdown take a few milliseconds of Python, and the kernel ends each thread; a bare process has "
     "neither"
 )
-_LEDGER = Sentence(
-    "the ledger is Python, too: it walks its caller's frames, asks for the running task and books both under a lock"
-)
 _PYTHON = Sentence(
     "what is left is Python that has to run for each request (to admit it, to know its number and its task, to see its "
     "response to the end), and a request that does nothing takes little more than the framework's own Python"
 )
-_LOOP = Sentence("the gate is one coroutine more for each request, which only a request that does nothing shows")
 _EXITS = ("pooldrain-waitress", "pooldrain-uvicorn")
 _TARGETS = (
     Target("Requests lost at a shutdown, worst run", 0, "requests", _shutdowns(max, "lost", "busy")),
@@ -263,7 +266,7 @@ _TARGETS = (
         "",
         _stock(NOTHING, READ, system="pooldrain-uvicorn"),
         _ratio,
-        why=_LOOP,
+        why=LOOP,
         least=True,
     ),
     Target("CPU of a request that does nothing, on gunicorn to granian's (WSGI)", 1.3, "", _granian, _ratio),
@@ -298,8 +301,9 @@ _TARGETS = (
         why=_THREADS_END,
     ),
     Target("No cost grows faster than its number", 1.15, "", _growth, _power),
-    Target("Added to a checkout and its checkin", 2, "us", _checkouts, added, why=_LEDGER),
+    Target("Added to a checkout and its checkin", 2, "us", _checkouts, added, why=LEDGER),
     Target("Added to a served request that asks the database", 2, "%", _requests(QUERIED), added),
     Target("Added to a served request that does nothing", 2, "%", _requests(SERVED), added, why=_PYTHON),
     Target("Comparisons in which a baseline is better", 10, "comparisons", _better),
+    Target("Those of them without a known reason", 0, "comparisons", _unexplained),
 )

@@ -19,7 +19,9 @@ from pooldrain_compare.bench.results import BENCHMARKS, POOLS, SERVERS, Measurem
 from pooldrain_compare.bench.throughput import READ
 from pooldrain_compare.reports import palette
 from pooldrain_compare.reports.evidence import Evidence
+from pooldrain_compare.reports.reasons import reason
 from pooldrain_compare.reports.report import Report, build
+from pooldrain_compare.reports.rivals import beaten
 from pooldrain_compare.reports.sentences import Name, Sentence
 from pooldrain_compare.reports.targets import Target
 from pooldrain_compare.reports.writing import write_reports
@@ -186,6 +188,41 @@ def test_a_change_in_the_samples_is_a_change_in_the_text() -> None:
     assert "lost 7 of" in str(after.answers[0].headline)
     assert [verdict.text for verdict in (before.targets[0], after.targets[0])] == ["met", "missed by 7"]
     assert "it misses “Requests lost at a shutdown, worst run” by 7" in first_paragraph(after)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "why"),
+    [
+        pytest.param(90.0, "it lets some clients wait for long", id="slower in the slowest"),
+        pytest.param(10.0, "gate, ledger and run slots", id="quicker in all"),
+    ],
+)
+def test_why_a_baseline_has_the_lower_median_depends_on_whose_slowest_requests_are_slower(
+    theirs: float, why: str
+) -> None:
+    def scaled(measurement: Measurement) -> list[float]:
+        value = theirs if measurement.metric == "p99" else 5.0
+        if measurement.system.startswith("pooldrain"):
+            value = 20.0
+        return [value] * len(measurement.samples)
+
+    results = everything()
+    evidence = Evidence({"throughput": with_samples(results["throughput"], scaled)})
+    duels = [duel for duel in beaten(evidence) if (duel.ours.metric, duel.theirs.system) == ("p50", "plain-waitress")]
+
+    assert duels
+    assert all(str(reason(evidence, duel)).startswith(why) for duel in duels)
+
+
+def test_a_baseline_that_is_better_for_no_known_reason_is_counted_as_such() -> None:
+    def slow(measurement: Measurement) -> list[float]:
+        ours = measurement.metric == "dispose" and measurement.system.startswith("pooldrain")
+        return [each * 1000 for each in measurement.samples] if ours else measurement.samples
+
+    evidence = Evidence({"scale": with_samples(everything()["scale"], slow)})
+    unknown = next(each for each in build(evidence, parity=False).targets if "known reason" in each.target.aim)
+
+    assert unknown.worst == len(list(evidence.duels("scale", "dispose"))) > 0
 
 
 def test_a_target_that_is_missed_says_why_and_one_that_is_met_does_not() -> None:
