@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pooldrain_compare.bench.checkouts import MEMORY
-from pooldrain_compare.bench.gates import CALL, EMPTY
+from pooldrain_compare.bench.gates import CALL, EMPTY, SERVED
 from pooldrain_compare.bench.throughput import NOTHING
 from pooldrain_compare.reports.evidence import Duel, Evidence
 from pooldrain_compare.reports.sentences import Sentence
@@ -16,6 +16,9 @@ LEDGER = Sentence(
     "the ledger is Python, too: it walks its caller's frames, asks for the running task and books both under a lock"
 )
 LOOP = Sentence("the gate is one coroutine more for each request, which only a request that does nothing shows")
+
+# Connections of which the database server's processes end before the next ones are closed.
+FEW = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,7 @@ def _shuts_down(_: Evidence, duel: Duel) -> bool:
 
 
 def _is_the_gate(_: Evidence, duel: Duel) -> bool:
-    return duel.ours.case in (EMPTY, CALL)
+    return duel.ours.case in (EMPTY, CALL, SERVED)
 
 
 def _remembers(_: Evidence, duel: Duel) -> bool:
@@ -57,6 +60,10 @@ def _remembers(_: Evidence, duel: Duel) -> bool:
 
 def _checks_out(_: Evidence, duel: Duel) -> bool:
     return duel.benchmark == "overhead" and duel.ours.metric == "time" and duel.partners
+
+
+def _closes_many(_: Evidence, duel: Duel) -> bool:
+    return duel.ours.metric == "dispose" and (duel.ours.x or 0) > FEW
 
 
 def _has_no_sqlalchemy(_: Evidence, duel: Duel) -> bool:
@@ -100,6 +107,13 @@ _REASONS = (
     Reason(Sentence("this is the price of the gate alone: to admit a request, and to see it to its end"), _is_the_gate),
     Reason(Sentence("who holds a connection, since when and from where, is kept until it is back"), _remembers),
     Reason(LEDGER, _checks_out),
+    Reason(
+        Sentence(
+            "with each connection a process of the database server ends, on the same processors: when they are free "
+            "for the rest is chance, and differs from run to run"
+        ),
+        _closes_many,
+    ),
     Reason(Sentence("there is no SQLAlchemy in between, which makes most of the difference"), _has_no_sqlalchemy),
     Reason(
         Sentence("pooldrain's own modules; and, with gunicorn, a master that knows the database's driver"),

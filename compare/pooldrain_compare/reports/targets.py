@@ -23,8 +23,8 @@ from pooldrain_compare.reports.sentences import Name, Sentence
 class Target:
     """One of them. `find` yields each case's value with where it was measured; the worst counts.
 
-    `least`: the limit is one from below. `why` is shown while it is missed. It is the only thing in the reports that is
-    written by hand, without a number.
+    `least`: the limit is one from below. `why` is shown while it is missed. With `reasons` it is all that is written by
+    hand in the reports, without a number.
     """
 
     aim: str
