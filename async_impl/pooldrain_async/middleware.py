@@ -19,7 +19,9 @@ from pooldrain.gate import BODILESS, CLIENT, ONE_WRITE
 from pooldrain.in_flight import CURRENT_REQUEST, Client, InFlightRequest
 from pooldrain.problems import CUT, REFUSED, Failure, is_default_page
 from pooldrain.sqla.errors import failure_of, tell_failure
+from pooldrain_async.event_stream import EventStream, is_stream
 from pooldrain_async.runner import Runner
+from pooldrain_async.websocket import serve_websocket
 
 _CLOSE = (b"connection", b"close")
 
@@ -52,6 +54,9 @@ class LoopClient(Client, Protocol):
     def break_off(self) -> None:
         """Break the response off."""
 
+    def close_after(self) -> None:
+        """Close the connection after this response."""
+
 
 class GateMiddleware:
     """Admits requests to `app`, refuses them with 503 once the gate is closed."""
@@ -63,7 +68,10 @@ class GateMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            if scope["type"] == "websocket":
+                await serve_websocket(self._app, self._runner, scope, receive, send)
+            else:
+                await self._app(scope, receive, send)
             return
         # Taken out: it knows the scope, and two that know each other wait for the garbage collector.
         client: LoopClient | None = scope.pop(CLIENT, None)
@@ -99,7 +107,9 @@ class GateMiddleware:
                 raise
             await responder.cut()  # by our own deadline: the task ends here, and its client learns why
         except BaseException as error:
-            if self._breach(error, request, scope, client):
+            if responder.events is not None and responder.events.ended and isinstance(error, OSError):
+                pass  # the application has heard so that its stream is over
+            elif self._breach(error, request, scope, client):
                 responder.complete = False
             elif not request.cancelled and isinstance(error, Exception) and await responder.explains(error):
                 pass
@@ -137,6 +147,7 @@ class _Responder:
     held: Message | None = None  # the head of a page that may have to be replaced
     _begun = False  # some of the body was handed over before the drain timed out
     complete = False
+    events: EventStream | None = None  # if it is one
 
     def __init__(
         self, runner: Runner, send: Send, client: LoopClient | None, request: InFlightRequest | None = None
@@ -166,6 +177,9 @@ class _Responder:
                 headers = list(message.get("headers", ()))
                 if _CLOSE not in headers:
                     message = {**message, "headers": [*headers, _CLOSE]}
+            if self._request is not None and is_stream(message):
+                self.events = EventStream(self._runner.gate, self._send, self._ended_early)
+                self._request.end_stream = self.events.end
         elif self._replaced:
             return _nothing()
         elif self.held is not None:
@@ -176,7 +190,15 @@ class _Responder:
                 self._request.answered = True  # before the client can know it and ask who is being served
         elif self._request is not None:
             self._stream_on(self._request)
+        if self.events is not None and message["type"] == "http.response.body":
+            return self.events.send(message)
         return self._send(message)
+
+    def _ended_early(self) -> None:
+        """The stream of events is about to be ended."""
+        self.complete = True
+        if self._client is not None:
+            self._client.close_after()  # for its client to come again on another connection
 
     async def _settle(self, message: Message) -> None:
         """The first part of the body has come: the page of a framework that knows of no database is replaced."""

@@ -187,6 +187,7 @@ class Runner(lifecycle.Lifecycle[Pool, Callable[[], Awaitable[None]]]):
         deadline = self.clock() + self.policy.drain_timeout
         with self._lock:
             self.gate.keep_alive = False
+            self.end_streams_locked()
         await worker.retire()
         await self._wait(lambda: self.hurried or worker.called_off or not worker.connected, deadline)
 

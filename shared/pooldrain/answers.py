@@ -68,3 +68,12 @@ def readyz(phase: Phase) -> Answer:
     """Whether to send requests here: 200 when ready, 503 before and from the announcement on."""
     ready = phase is Phase.READY
     return answer({"status": "ready" if ready else "not ready", "phase": phase.value}, 200 if ready else 503)
+
+
+def is_event_stream(content_type: str) -> bool:
+    """Whether this is the type of a stream of server-sent events (WHATWG HTML, section 9.2)."""
+    return content_type.partition(";")[0].strip().lower() == "text/event-stream"
+
+
+# How the bytes of an event end: with an empty line.
+EVENT_ENDS = (b"\n\n", b"\r\r", b"\r\n\r\n")

@@ -48,6 +48,7 @@ class RequestGate:
     def __init__(self) -> None:
         self.accepting = True
         self.keep_alive = True  # whether a connection is kept after an answer
+        self.ends_streams = False  # whether event streams are ended between two events
         self.in_flight: dict[InFlightRequest, None] = {}  # a dict keeps the order of admission
         self.waiting = 0  # reservations not yet admitted
         self.finished = 0

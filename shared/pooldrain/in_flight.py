@@ -58,6 +58,7 @@ class InFlightRequest:
     given_up = False  # and it did not unwind in time
     ended = False
     client: Client | None = None  # if the server tells
+    end_stream: Callable[[], None] | None = None  # ends its event stream, if it is one that can be ended from outside
 
     def __init__(self, method: str, path: str, given_id: GivenId, started: float, worker: object = None) -> None:
         self.method = method

@@ -396,7 +396,18 @@ class Lifecycle(Generic[PoolT, Hook]):
         with self._lock:
             self.gate.close()
             self.events.emit(DrainStarted(self.gate.unanswered))
-            return self.clock(), self.gate.refused
+            started, refused = self.clock(), self.gate.refused
+            self.end_streams_locked()
+            return started, refused
+
+    def end_streams_locked(self) -> None:
+        """Have event streams ended, each between two events, if that is wanted: their clients come again, elsewhere."""
+        if self.policy.streams != "end":
+            return
+        self.gate.ends_streams = True
+        for request in list(self.gate.in_flight):
+            if request.end_stream is not None:
+                request.end_stream()
 
     def drained(self, started: float, refused_before: int) -> Done:
         """The waiting for requests is over, one way or another."""

@@ -9,14 +9,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from pooldrain.errors import ConfigurationError
+from pooldrain.proxies import NOBODY, TrustedProxies
+from pooldrain.request_head import LONGEST_HEAD, Limits
 
 # What an outer killer has to wait beyond the grace period: interpreter start of the exit, log flush, reaping.
 OUTSIDE_MARGIN = 2.0
 
+# Bytes of a head that every request may have (RFC 9112, section 3: a request line of 8000 octets).
+LEAST_HEAD = 8000
+
 # Seconds beyond the grace period after which a master kills the workers that are left.
 MASTER_MARGIN = 0.3
+
+
+Streams = Literal["end", "finish"]
 
 
 def _require(condition: bool, message: str) -> None:
@@ -30,6 +39,35 @@ def _duration(name: str, value: float, *, zero: bool = True) -> None:
         finite and (value >= 0 if zero else value > 0),
         f"{name} must be {'0 or more' if zero else 'more than 0'} seconds, not {value:g}",
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpPolicy:
+    """What is read of a request, for how long a connection is kept, and whose word is taken for who the client is.
+
+    `limit_request_head` and `limit_request_body` in bytes (None: as much as comes). `keep_alive`: longer than a load
+    balancer's own keep-alive (60 s is common), so that the balancer closes first and never sends into a connection
+    that is being closed. `root_path`: the prefix under which a proxy shows the application, without the last slash.
+    Raises ConfigurationError when a number is out of range.
+    """
+
+    limit_request_head: int = LONGEST_HEAD
+    limit_request_body: int | None = None
+    keep_alive: float = 75.0
+    trusted_proxies: TrustedProxies = NOBODY
+    root_path: str = ""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.limit_request_head >= LEAST_HEAD,
+            f"limit_request_head must be {LEAST_HEAD} or more, not {self.limit_request_head}",
+        )
+        _duration("keep_alive", self.keep_alive, zero=False)
+
+    @property
+    def limits(self) -> Limits:
+        """The first two."""
+        return Limits(self.limit_request_head, self.limit_request_body)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +144,9 @@ class ShutdownPolicy:
 
     The sum of the steps is the grace period; giving `grace_period` states what the outside allows, and a
     sum that does not fit it is refused with ConfigurationError rather than cut short on the day.
+
+    `streams`: whether event streams and WebSockets are ended at the drain's start, for their clients to come again, or
+    have its time to finish.
     """
 
     announce_period: float = 0.0
@@ -115,6 +156,7 @@ class ShutdownPolicy:
     dispose_timeout: float = 10.0
     linger: float = 0.05
     grace_period: float | None = None
+    streams: Streams = "end"
 
     def __post_init__(self) -> None:
         _duration("announce_period", self.announce_period)

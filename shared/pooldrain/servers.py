@@ -19,13 +19,14 @@ class ServerSpec:
     backend: Backend
     module: str  # serves from one process
     several: str | None  # serves from several, which a master starts and replaces; None: it cannot
+    speaks_tls: bool = True
 
 
 SERVERS = {
     spec.name: spec
     for spec in (
         ServerSpec("gunicorn", "sync", "pooldrain_sync.servers.gunicorn", "pooldrain_sync.servers.gunicorn"),
-        ServerSpec("waitress", "sync", "pooldrain_sync.servers.waitress", None),
+        ServerSpec("waitress", "sync", "pooldrain_sync.servers.waitress", None, speaks_tls=False),
         ServerSpec("uvicorn", "async", "pooldrain_async.servers.uvicorn", "pooldrain_async.servers.gunicorn"),
     )
 }

@@ -140,7 +140,8 @@ class Listening(Event):
 
     def message(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"listening on http://{host}:{self.port} ({self.server}, pid {self.pid})"
+        where = f"unix:{host}" if host.startswith("/") else f"http://{host}:{self.port}"
+        return f"listening on {where} ({self.server}, pid {self.pid})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pooldrain.answers import Answer
+from pooldrain.answers import EVENT_ENDS, Answer, is_event_stream
 from pooldrain.gate import BODILESS, CLIENT, CLOSE_CONNECTION, CURRENT_RESERVATION, ONE_WRITE
 from pooldrain.in_flight import CURRENT_REQUEST, Client, InFlightRequest
 from pooldrain.problems import CUT, REFUSED, Failure, is_default_length, is_default_page
@@ -104,6 +104,7 @@ class _Exchange:
     _begun = False  # some of the body was handed over before the drain timed out
     _settled = False  # the application has returned, with the answer's head decided
     _held: tuple[str, list[tuple[str, str]], Any] | None = None  # the head of a page that may have to be replaced
+    _events = False  # it is a stream of events
     _left = math.inf  # bytes of the body still to come, if somebody has said how many
     _write: Callable[[bytes], object]
     _complete = False
@@ -147,9 +148,11 @@ class _Exchange:
             self._left = 0
         else:
             for name, value in headers:
-                if name.lower() == "content-length":
+                lower = name.lower()
+                if lower == "content-length":
                     self._left = int(value)
-                    break
+                elif lower == "content-type":
+                    self._events = is_event_stream(value)
         if not self._runner.gate.keep_alive:
             close_connection(self._environ)
         begin = self._start_response
@@ -240,10 +243,14 @@ class _Exchange:
                     if len(chunk) <= ONE_WRITE and request is not None:
                         request.answered = True  # before the client can know it and ask who is being served
                 yield chunk
+                if self._events and self._runner.gate.ends_streams and chunk.endswith(EVENT_ENDS):
+                    close_connection(self._environ)  # for its client to come again on another one
+                    break
                 if self._begun and request is not None and request.cancelled and not self._complete:
                     raise self._broken_off()
-            if 0 < self._left < math.inf:
-                raise self._breach("shorter")
+            else:
+                if 0 < self._left < math.inf:
+                    raise self._breach("shorter")
         except Exception as error:
             if not self._unwinds(error):
                 raise

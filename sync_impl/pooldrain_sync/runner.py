@@ -185,6 +185,7 @@ class Runner(lifecycle.Lifecycle[Pool, Callable[[], None]]):
         deadline = self.clock() + self.policy.drain_timeout
         with self._lock:
             self.gate.keep_alive = False
+            self.end_streams_locked()
         worker.retire()
         self._wait(lambda: self.hurried or worker.called_off or not worker.connected, deadline)
 

@@ -60,7 +60,7 @@ def test_a_leak_rule_that_cannot_work_is_refused_by_name(field: str, value: Any)
 @pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
 def test_a_duration_is_finite_and_not_negative(field: str, value: float) -> None:
     with pytest.raises(ConfigurationError, match=f"^{field} must be"):
-        ShutdownPolicy(**{field: value})
+        ShutdownPolicy(**{field: value})  # type: ignore[arg-type]  # a duration, whatever its name
 
 
 def test_disposing_needs_time_and_the_other_steps_may_have_none() -> None:
@@ -86,7 +86,7 @@ def test_a_grace_period_that_just_fits_is_taken_despite_rounding() -> None:
 def test_each_rung_of_the_ladder_outlasts_the_one_below(
     announce: float, drain: float, cancel: float, dispose: float, spare: float
 ) -> None:
-    steps = {
+    steps: dict[str, Any] = {
         "announce_period": announce,
         "drain_timeout": drain,
         "cancel_timeout": cancel,

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pooldrain import ShutdownPolicy
+from pooldrain.policy import HttpPolicy
 from pooldrain.runtime.listener import has_arrived
 from pooldrain.runtime.output.events import EventLog
 from pooldrain_sync.engine.engine import Engine
-from pooldrain_sync.engine.request import HttpsFrom
 from pooldrain_sync.middleware import GateMiddleware
 from pooldrain_sync.runner import Runner
 from tests.harness.http import Connection
@@ -42,7 +42,7 @@ def engine() -> Iterator[Engine]:
             slots=1,
             several=False,
             served=lambda: None,
-            https_from=HttpsFrom(frozenset(), {}),
+            http=HttpPolicy(),
         )
         yield made
         made.close_all()

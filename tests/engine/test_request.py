@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from pooldrain.errors import InvalidRequest
+from pooldrain.proxies import TrustedProxies
+from pooldrain.request_head import LONGEST_HEAD
 from pooldrain_sync.engine.request import (
-    LONGEST_HEAD,
-    HttpsFrom,
     Request,
     RequestParser,
     StreamedBody,
@@ -18,8 +18,7 @@ from pooldrain_sync.engine.request import (
     environ_of,
 )
 
-NOBODY = HttpsFrom(frozenset(), {})
-PROXY = HttpsFrom(frozenset({"10.0.0.1"}), {"HTTP_X_FORWARDED_PROTO": "https"})
+PROXY = TrustedProxies.parse("10.0.0.1")
 
 
 def parse(*parts: bytes) -> list[Request]:
@@ -29,9 +28,9 @@ def parse(*parts: bytes) -> list[Request]:
     return list(parser.requests)
 
 
-def environ(head: bytes, peer: str = "127.0.0.1", https: HttpsFrom = NOBODY) -> dict[str, Any]:
+def environ(head: bytes, peer: str = "127.0.0.1", proxies: TrustedProxies | None = None) -> dict[str, Any]:
     [request] = parse(head)
-    return environ_of(base_environ(("host", 80), "tested"), request, (peer, 5), https)
+    return environ_of(base_environ(("host", 80), "tested"), request, (peer, 5), proxies)
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])

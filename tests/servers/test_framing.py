@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from pooldrain.runtime.listener import KEEP_ALIVE
 from pooldrain_compare.harness.servers import GUNICORN, SERVERS, UVICORN, WAITRESS, Backend
 from pooldrain_sync.engine.request import BODY_KEPT
 from pooldrain_sync.servers.waitress import DrainServer
@@ -174,9 +173,9 @@ def test_waitress_looks_once_more_before_it_closes_an_idle_connection() -> None:
     idle, waiting = pair()
     sender.sendall(b"GET")
     polled = PolledMap()
-    server: Any = SimpleNamespace(adj=SimpleNamespace(channel_timeout=KEEP_ALIVE), map=polled)
+    server: Any = SimpleNamespace(keep_alive=75.0, map=polled)
     server.channels = channels = [IdleChannel(polled, each) for each in (arriving, idle)]
-    DrainServer.maintenance(server, KEEP_ALIVE + 1.0)
+    DrainServer.maintenance(server, 76.0)
     assert [channel.will_close for channel in channels] == [False, True]
     for each in (arriving, sender, idle, waiting):
         each.close()

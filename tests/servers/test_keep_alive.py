@@ -14,6 +14,7 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
+from pooldrain.policy import HttpPolicy
 from pooldrain_async.servers.uvicorn import DrainProtocol, DrainState
 
 LIMIT = 0.3
@@ -41,7 +42,7 @@ async def connection() -> AsyncGenerator[tuple[DrainProtocol, asyncio.StreamRead
     config = uvicorn.Config(app, http=DrainProtocol, ws="none", lifespan="off", log_config=None, access_log=False)
     config.load()
     ours, theirs = socket.socketpair()
-    protocol = DrainProtocol(config, DrainState(), {})
+    protocol = DrainProtocol(config, DrainState(HttpPolicy()), {})
     protocol.timeout_keep_alive = LIMIT  # type: ignore[assignment]  # uvicorn's users give whole seconds
     await asyncio.get_running_loop().connect_accepted_socket(lambda: protocol, ours)
     reader, writer = await asyncio.open_connection(sock=theirs)

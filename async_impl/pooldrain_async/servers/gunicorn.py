@@ -88,7 +88,15 @@ class WorkerServer(UvicornServer):
     def __init__(
         self, app: ASGIApp, runner: Runner, listener: socket.socket, listening: Listening, worker: DrainWorker
     ) -> None:
-        super().__init__(app, runner, listener, listening, worker.watch, owns_listener=lambda: worker.app.owns_listener)
+        super().__init__(
+            app,
+            runner,
+            listener,
+            listening,
+            worker.watch,
+            worker.app.settings,
+            owns_listener=lambda: worker.app.owns_listener,
+        )
         self._worker = worker
         self._retires = False
         self._told_something = asyncio.Event()  # a signal has come: somebody's, or the master's with a word
@@ -115,8 +123,8 @@ class WorkerServer(UvicornServer):
             await asyncio.wait(self._connects)  # what was accepted a moment ago becomes a connection
         self.config.timeout_keep_alive = IDLE_LIMIT
         for connection in self.server_state.connections:
-            assert isinstance(connection, DrainProtocol), "the only protocol that is configured"
-            connection.limit_idling(IDLE_LIMIT)
+            if isinstance(connection, DrainProtocol):
+                connection.limit_idling(IDLE_LIMIT)
         self._clients = asyncio.create_task(self._tell_when_alone(), name="pooldrain-clients")
 
     async def rejoin(self) -> None:

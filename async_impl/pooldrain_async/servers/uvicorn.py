@@ -14,6 +14,8 @@ import asyncio
 import logging
 import signal
 import socket
+import ssl
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -28,17 +30,18 @@ from uvicorn.lifespan.on import LifespanOn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from pooldrain.errors import StartupError
+from pooldrain.errors import InvalidRequest, StartupError
 from pooldrain.exit_codes import ExitCode
-from pooldrain.gate import CLIENT, ONE_WRITE
+from pooldrain.gate import BODILESS, CLIENT, ONE_WRITE
+from pooldrain.policy import HttpPolicy
 from pooldrain.problems import INTERNAL_ERROR, REFUSED, invalid_request
+from pooldrain.request_head import check_head
 from pooldrain.runtime.listener import (
     ACCEPT_BATCH,
     ACCEPT_PAUSE,
     BACKLOG,
     BROKEN_PAUSE,
     FIRST_BYTES,
-    KEEP_ALIVE,
     LINGER_LIMIT,
     AcceptExhausted,
     accepted,
@@ -52,15 +55,20 @@ from pooldrain.runtime.process.memory import freeze_startup
 from pooldrain.runtime.process.signals import SignalWatch
 from pooldrain.runtime.process.watchdog import Watchdog
 from pooldrain.runtime.startup import Ground
+from pooldrain.runtime.tls import server_context
 from pooldrain.shutdown import ShutdownReport, Stop
 from pooldrain.transcript import Listening
 from pooldrain_async.assembly import build
 from pooldrain_async.loops import new_loop
 from pooldrain_async.middleware import send_answer
 from pooldrain_async.runner import Runner
+from pooldrain_async.servers.forwarded import believe
+from pooldrain_async.servers.uvicorn_websocket import websocket_protocol
 
 if TYPE_CHECKING:
-    from uvicorn._types import ASGI3Application, ASGIReceiveEvent, HTTPScope
+    from uvicorn._types import ASGI3Application, ASGIReceiveEvent, ASGISendEvent, HTTPScope
+
+    from pooldrain.runtime.options.settings import Settings
 
 # Seconds between two looks, at the end, at who has taken the last answer.
 TAKEN_PAUSE = 0.005
@@ -76,8 +84,11 @@ logging.getLogger("uvicorn.error").addFilter(lambda record: record.msg != "Inval
 class DrainState(ServerState):
     """uvicorn's state of all connections, with an event that tells when one is gone."""
 
-    def __init__(self) -> None:
+    def __init__(self, http: HttpPolicy, tls: ssl.SSLContext | None = None) -> None:
         super().__init__()
+        self.http = http
+        self.tls = tls
+        self.proxies = http.trusted_proxies or None
         self.connection_gone = asyncio.Event()
         self.connecting = 0  # accepted, and not yet in `connections`
         self.when_gone: Callable[[], None] | None = None  # called when one is gone
@@ -120,6 +131,11 @@ class LingeringTransport:
         if self._head:
             head, self._head = self._head, b""
             self._transport.write(head)
+
+    def unwrapped(self) -> asyncio.Transport:
+        """The transport itself, as it was made."""
+        self._transport.set_write_buffer_limits()
+        return self._transport
 
     def is_closing(self) -> bool:
         """Whether nothing more can be sent."""
@@ -210,6 +226,10 @@ class DrainCycle(RequestResponseCycle):
         self.leave()
         self.transport.close()
 
+    def close_after(self) -> None:
+        """Close the connection after this response."""
+        self.keep_alive = False
+
     def leave(self) -> None:
         """Let the client have left, as far as the application knows."""
         self.disconnected = True
@@ -222,9 +242,44 @@ class DrainCycle(RequestResponseCycle):
             self.task.cancel()
 
 
+class _UntoldLength:
+    """The length of a body that ends with its connection, as uvicorn counts it down: nothing is too long or short."""
+
+    def __lt__(self, size: int) -> bool:
+        return False
+
+    def __sub__(self, size: int) -> _UntoldLength:
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    __hash__ = None  # type: ignore[assignment]  # nobody keeps it
+
+
+class Http10Cycle(DrainCycle):
+    """The same for HTTP/1.0, which knows no chunks, and whose connections are kept for who has asked for it."""
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """Send a part of the response."""
+        if message["type"] == "http.response.start" and not self.response_started:
+            headers = list(message.get("headers", ()))
+            names = {name.lower() for name, _ in headers}
+            if b"content-length" not in names and message["status"] not in BODILESS:
+                self.keep_alive = self.chunked_encoding = False
+                self.expected_content_length = _UntoldLength()  # type: ignore[assignment]  # counts like a number
+            elif self.keep_alive and b"connection" not in names:
+                message = {**message, "headers": [*headers, (b"connection", b"keep-alive")]}
+        await super().send(message)
+
+
 def _with_globals(function: Any, **names: object) -> Any:
     """`function`, with other values for these names of its module."""
     return FunctionType(function.__code__, {**function.__globals__, **names}, function.__name__)
+
+
+# uvicorn names the class of its cycles here only; to change a cycle's class afterwards costs twice as much.
+_on_headers_complete = _with_globals(HttpToolsProtocol.on_headers_complete, RequestResponseCycle=DrainCycle)
 
 
 class DrainProtocol(HttpToolsProtocol):
@@ -233,9 +288,6 @@ class DrainProtocol(HttpToolsProtocol):
     server_state: DrainState
     transport: LingeringTransport  # type: ignore[assignment]  # looks like a Transport to uvicorn
 
-    # uvicorn names the class of its cycles here only; to change a cycle's class afterwards costs twice as much.
-    on_headers_complete = _with_globals(HttpToolsProtocol.on_headers_complete, RequestResponseCycle=DrainCycle)
-
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._first_bytes_until = time.monotonic() + FIRST_BYTES
@@ -243,12 +295,17 @@ class DrainProtocol(HttpToolsProtocol):
         self._context = copy_context()
         self._idle_until: float | None = None  # loop time, while it waits for a request after an answer
         self._idle_timer: asyncio.TimerHandle | None = None
+        self._limits = self.server_state.http.limits
+        self._head = 0  # bytes of a head that is not complete
+        self._body = 0  # bytes of the body that is coming, if they are counted
+        self._invalid: InvalidRequest | None = None  # what has come behind the request that is served
         self.unsent: list[tuple[DrainCycle, Callable[[], None]]] = []  # responses that are buffered
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         """A client has connected."""
-        transport.set_write_buffer_limits(0)  # so that writing is paused as long as anything is buffered
         super().connection_made(LingeringTransport(transport, self.loop))  # type: ignore[arg-type]  # see above
+        # So that writing is paused as long as anything is buffered; with 0, TLS's transport would pause it for ever.
+        transport.set_write_buffer_limits(high=0 if self.server_state.tls is None else 1, low=0)
 
     def attend(self, cycle: DrainCycle) -> None:
         """A request begins to be served."""
@@ -264,11 +321,48 @@ class DrainProtocol(HttpToolsProtocol):
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header; one behind the body is dropped."""
+        if "method" not in self.scope:
+            self.headers.append((name.lower(), value.rstrip(b" \t")))
+
+    def on_headers_complete(self) -> None:
+        """A head is complete. Raises InvalidRequest if it is not served."""
+        parser = self.parser
+        assert parser is not None, "it calls this"
+        version = parser.get_http_version()
+        self.url, _, self.expect_100_continue = check_head(
+            parser.get_method().decode("ascii"), version, self.url, self.headers, self._limits
+        )
+        if (proxies := self.server_state.proxies) is not None:
+            believe(proxies, self.scope, self.config.root_path)
+            self.root_path = self.scope["root_path"]
+        self._body = 0
+        _on_headers_complete(self)
+        if version == "1.0":
+            self.cycle.__class__ = Http10Cycle
+            self.cycle.keep_alive = parser.should_keep_alive()
+
+    def handle_websocket_upgrade(self) -> None:
+        """Hand the connection over to another protocol, which closes it in its own way."""
+        self._drop_idle_timer()
+        self.transport = self.transport.unwrapped()  # type: ignore[assignment]  # only to be handed over
+        super().handle_websocket_upgrade()
+
+    def on_body(self, body: bytes) -> None:
+        """A part of a body. Raises InvalidRequest if it is too long."""
+        if self._limits.body is not None:
+            self._body += len(body)
+            self._limits.check_body(self._body)
+        super().on_body(body)
+
     def on_response_complete(self) -> None:
         """The response has been handed over."""
         self.transport.flush()
         if self.pipeline:
             self._context.run(super().on_response_complete)  # the next request is not of this one's context
+        elif self._invalid is not None and not self.transport.is_closing():
+            self.refuse(self._invalid)
         elif not self.transport.is_closing():
             self.server_state.total_requests += 1
             self.flow.resume_reading()
@@ -334,24 +428,38 @@ class DrainProtocol(HttpToolsProtocol):
         self._tell_sent()
 
     def send_400_response(self, msg: str) -> None:
-        """What has come is not valid HTTP: answer it as all servers do."""
-        logger.info("invalid request refused")
+        """What has come is not valid HTTP, as the exception says that is being handled: answer it as all servers do."""
+        error = sys.exception()
+        cause = None if error is None else error.__context__
+        self.refuse(cause if isinstance(cause, InvalidRequest) else InvalidRequest(str(error)))
+
+    def refuse(self, invalid: InvalidRequest) -> None:
+        """Answer what is not served, and close."""
+        logger.info("invalid request refused: %s", invalid)
         cycle = self._serving
         if cycle is not None and not cycle.response_complete:
             if cycle.response_started or not cycle.more_body:
-                cycle.keep_alive = False  # it came before, and is answered; what follows it is not
+                self._invalid = invalid  # after the answer to what came before
                 self.flow.pause_reading()
                 return
             cycle.leave()
-        self.transport.write(invalid_request().raw())
+        self.transport.write(invalid_request(invalid.status).raw())
         self.transport.close()
 
     def data_received(self, data: bytes) -> None:
         """Bytes have come; a lingering connection throws them away."""
         self._first_bytes_until = 0.0
         self._idle_until = None
-        if not self.transport.lingering:
-            super().data_received(data)
+        if self.transport.lingering:
+            return
+        super().data_received(data)
+        # None until the first request, whatever its annotation says.
+        if (scope := cast("HTTPScope | None", self.scope)) is not None and "method" not in scope:
+            self._head += len(data)
+            if self._head > self._limits.head and not self.transport.lingering:
+                self.refuse(self._limits.head_too_long(in_target=not self.headers))
+        else:
+            self._head = 0
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
@@ -400,6 +508,7 @@ class UvicornServer(uvicorn.Server):
         listener: socket.socket,
         listening: Listening,
         watch: SignalWatch,
+        settings: Settings,
         *,
         watchdog: Watchdog | None = None,
         owns_listener: Callable[[], bool] | None = None,
@@ -408,19 +517,22 @@ class UvicornServer(uvicorn.Server):
 
         `owns_listener`: of a worker, whether, at the end, no other process listens on the same socket.
         """
+        http = settings.http
         super().__init__(
             uvicorn.Config(
                 app,
                 log_config=None,
                 access_log=False,
                 http=DrainProtocol,
-                ws="none",
+                ws=websocket_protocol() or "none",
                 loop="asyncio",
                 backlog=BACKLOG,
-                timeout_keep_alive=KEEP_ALIVE,
+                timeout_keep_alive=http.keep_alive,  # type: ignore[arg-type]  # only added to a time
+                root_path=http.root_path,
+                proxy_headers=False,  # our own way, which is that of all servers, comes earlier
             )
         )
-        self.server_state = DrainState()
+        self.server_state = DrainState(http, server_context(settings.certfile, settings.keyfile))
         self._runner = runner
         self._listener = listener
         self._listening = listening
@@ -473,8 +585,8 @@ class UvicornServer(uvicorn.Server):
     def cancel(self) -> None:
         """From now on no request waits for its client any more."""
         for connection in list(self.server_state.connections):
-            assert isinstance(connection, DrainProtocol), "the only protocol that is configured"
-            connection.interrupt()
+            if isinstance(connection, DrainProtocol):  # a WebSocket's task is cancelled, and not interrupted
+                connection.interrupt()
 
     async def stop(self, step: Stop) -> None:
         """Answer what is queued, close the listener and every connection; return when done."""
@@ -571,7 +683,7 @@ class UvicornServer(uvicorn.Server):
 
     async def _connect(self, client: socket.socket) -> None:
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, client)
+            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, client, ssl=self.server_state.tls)
         except OSError:  # it has left
             client.close()
         finally:
@@ -595,7 +707,6 @@ class UvicornServer(uvicorn.Server):
     async def _close_all(self) -> None:
         """Close what is left, now and not by the process's end: the report needs a descriptor; refuse who had none."""
         for connection in list(self.server_state.connections):
-            assert isinstance(connection, DrainProtocol), "the only protocol that is configured"
             connection.transport.abort()
         await asyncio.sleep(0)
         if self._listener.fileno() >= 0 and self._owns_listener():
@@ -661,4 +772,6 @@ async def _open(ground: Ground) -> UvicornServer:
     watchdog = ground.guard()
     await service.runner.open()
     listening = ground.listening(listener)
-    return UvicornServer(service.app, service.runner, listener, listening, ground.watch, watchdog=watchdog)
+    return UvicornServer(
+        service.app, service.runner, listener, listening, ground.watch, ground.settings, watchdog=watchdog
+    )

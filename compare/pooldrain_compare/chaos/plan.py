@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pooldrain.policy import ShutdownPolicy
-from pooldrain_compare.chaos.rude import MANNERS
+from pooldrain_compare.chaos.rude import MANNERS, VISITORS
 from pooldrain_compare.harness.faults.catalogue import FAULTS
 from pooldrain_compare.harness.load import Request, order
 from pooldrain_compare.harness.servers import BACKENDS
@@ -89,6 +89,7 @@ def draw(seed: int, number: int) -> Plan:
     noisy = random.Random(f"{seed}/{number}/noise")  # noqa: S311 - the same trial every time, and what was drawn before
     noise = () if early else tuple(_noise(noisy, first) for _ in range(noisy.choice((0, 0, 1, 2))))
     extra = random.Random(f"{seed}/{number}/adopted")  # noqa: S311 - as above
+    streams = random.Random(f"{seed}/{number}/streams")  # noqa: S311 - as above
     server = dice.choice(tuple(BACKENDS))
     adopts = extra.random() < 0.3  # an engine of the application's own, beside ours
     application = ("--app", f"{_APPS[BACKENDS[server].module]}:create_adopted") if adopts else ()
@@ -102,6 +103,7 @@ def draw(seed: int, number: int) -> Plan:
             *(str(word) for pair in options.items() for word in pair),
             *dice.choice(((), (), ("--no-pre-ping",), ("--pre-ping-idle", "0"), ("--pre-ping-idle", "0.1"))),
             *application,
+            *streams.choice(((), (), (), ("--streams", "finish"))),
         ),
         grace_period=policy.needed,
         clients=dice.randint(2, 10),
@@ -110,7 +112,8 @@ def draw(seed: int, number: int) -> Plan:
             dice.choice(("/db-test-leak", "/db-test-leak?collect=1")) for _ in range(dice.choice((0, 0, 0, 1, 2)))
         )
         + ("/second-leak",) * (adopts and extra.random() < 0.5),
-        rude=tuple(dice.sample(tuple(MANNERS), dice.choice((0, 0, 1, 2)))),
+        rude=tuple(dice.sample(tuple(MANNERS), dice.choice((0, 0, 1, 2))))
+        + (tuple(streams.sample(tuple(VISITORS), streams.choice((0, 1, 2)))) if adopts else ()),
         fault=dice.choice(FAULT_NAMES),
         fault_at=round(max(0.0, first + dice.uniform(-0.5, 0.8)), 3),
         fault_lasts=dice.choice((None, round(dice.uniform(0.1, 1.5), 3))),

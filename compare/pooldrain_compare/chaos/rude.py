@@ -55,6 +55,34 @@ def _babbler(client: socket.socket) -> None:
     client.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 not HTTP\r\n\r\n")
 
 
+def _watcher(client: socket.socket) -> None:
+    """Opens a stream of events, and looks at none of them."""
+    client.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+
+
+def _talker(client: socket.socket) -> None:
+    """Opens a WebSocket, says a word, and does not answer when it is sent away."""
+    handshake = (
+        "GET /talk HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    client.sendall(handshake.encode())
+    client.recv(1)
+    client.sendall(b"\x81\x82\x00\x00\x00\x00hi")  # a text frame of two letters, masked with zeros
+
+
+def _flooder(client: socket.socket) -> None:
+    """The same, with many words at once, and reads none of the answers."""
+    _talker(client)
+    client.settimeout(0.1)
+    with contextlib.suppress(TimeoutError):
+        for _ in range(1000):
+            client.sendall(b"\x82\xfe\x10\x00\x00\x00\x00\x00" + b"x" * 4096)
+
+
+# Of an application that has streams of events and WebSockets: `/events` and `/talk`.
+VISITORS: dict[str, Callable[[socket.socket], None]] = {"watcher": _watcher, "talker": _talker, "flooder": _flooder}
+
 MANNERS: dict[str, Callable[[socket.socket], None]] = {
     "silent": _silent,
     "half-head": _half_head,
@@ -78,7 +106,7 @@ class RudeClients:
         for manner in self._manners:
             with contextlib.suppress(OSError):
                 client = self._stack.enter_context(socket.create_connection(self._address, _CONNECT_TIMEOUT))
-                MANNERS[manner](client)
+                (MANNERS | VISITORS)[manner](client)
         return self
 
     def __exit__(

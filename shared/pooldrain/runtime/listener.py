@@ -12,6 +12,7 @@ import math
 import os
 import select
 import socket
+import stat
 import struct
 import sys
 import termios
@@ -19,15 +20,15 @@ import time
 import weakref
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Self
 
 from pooldrain.errors import StartupError
 
 BACKLOG = 2048  # connections the kernel keeps for us
 
-# Seconds a connection may stay open between requests: longer than a load balancer's own (60 s is common), so
-# that the balancer closes first and never sends into a connection that is being closed.
-KEEP_ALIVE = 75
+# Seconds for which a client may send nothing of a body that is waited for, or take nothing of its answer.
+STALLED = 75
 
 # Seconds to wait for the client's end of a connection that we half-closed.
 LINGER_LIMIT = 2.0
@@ -59,8 +60,16 @@ SCARCE = 0.01
 BROKEN_PAUSE = 0.05
 
 
-def bind_socket(host: str, port: int) -> socket.socket:
-    """A bound socket that does not listen yet. Port 0: the kernel picks one. Raises StartupError."""
+_paths: dict[str, tuple[int, int]] = {}  # of Unix sockets that we have bound: device and inode
+
+
+def bind_socket(host: str, port: int, mode: int = 0o666) -> socket.socket:
+    """A bound socket that does not listen yet. Port 0: the kernel picks one. Raises StartupError.
+
+    A `host` that begins with a slash is the path of a Unix socket, which gets this `mode`.
+    """
+    if is_path(host):
+        return _bind_path(host, mode)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # The protocol by name: asyncio sets TCP_NODELAY only on what is TCP by its own account.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -72,6 +81,52 @@ def bind_socket(host: str, port: int) -> socket.socket:
         raise cannot_listen(host, port, error) from error
     listener.set_inheritable(True)
     return listener
+
+
+def _bind_path(path: str, mode: int) -> socket.socket:
+    """The same for a Unix socket. One that nobody listens on any more is removed first."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _remove_stale(path)
+        listener.bind(path)
+        Path(path).chmod(mode)
+        bound = Path(path).stat()
+    except OSError as error:
+        listener.close()
+        raise cannot_listen(path, 0, error) from error
+    _paths[path] = (bound.st_dev, bound.st_ino)
+    listener.set_inheritable(True)
+    return listener
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a socket that a process has left behind. Raises OSError if it is none, or somebody listens on it."""
+    try:
+        there = Path(path).lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(there.st_mode):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            Path(path).unlink()
+            return
+        except BlockingIOError:
+            pass  # its queue is full: somebody listens
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def is_path(host: str) -> bool:
+    """Whether it is the path of a Unix socket, and no host."""
+    return host.startswith("/")
+
+
+def server_address(listener: socket.socket) -> tuple[str, int]:
+    """Host and port of a listener, as CGI wants them; a Unix socket has none of its own."""
+    return ("localhost", 80) if listener.family == socket.AF_UNIX else listener.getsockname()[:2]
 
 
 _listeners: weakref.WeakSet[socket.socket] = weakref.WeakSet()
@@ -98,6 +153,8 @@ os.register_at_fork(after_in_child=_close_in_child)
 def cannot_listen(host: str, port: int, error: Exception) -> StartupError:
     """Why not, in one line."""
     reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+    if is_path(host):
+        return StartupError(f"cannot listen on unix:{host}: {reason}; choose another path with --bind unix:PATH")
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     return StartupError(f"cannot listen on {where}: {reason}; choose another address with --bind HOST:PORT")
 
@@ -138,7 +195,7 @@ def accepted(listener: socket.socket, limit: int = BACKLOG) -> Iterator[tuple[so
             if error.errno in _BROUGHT:
                 continue
             raise
-        yield connection, address
+        yield connection, address or ("", 0)  # whoever comes over a Unix socket has no address
 
 
 # Linux's number for attaching a classic BPF program to a socket; the socket module does not name it.
@@ -159,14 +216,26 @@ _DROP_SYN = b"".join(
 def drop_new_connections(listener: socket.socket) -> None:
     """Have the kernel drop attempts to connect, so that the queue can be emptied and nothing comes after.
 
-    Without it, what the kernel completes between the last `accept` and `close` is reset, with its request. A
-    client whose attempt is dropped tries again after a second, and finds the next process, or nobody.
-    Linux only (SO_ATTACH_FILTER, socket(7)); elsewhere that short moment remains.
+    A Unix socket loses its name instead. Without it, what the kernel completes between the last `accept` and `close` is
+    reset, with its request. A client whose attempt is dropped tries again after a second, and finds the next process,
+    or nobody. Linux only (SO_ATTACH_FILTER, socket(7)); elsewhere that short moment remains.
     """
+    if listener.family == socket.AF_UNIX:
+        _unlink(listener)
+        return
     program = ctypes.create_string_buffer(_DROP_SYN)
     with suppress(OSError):
         option = struct.pack("HL", len(_DROP_SYN) // 8, ctypes.addressof(program))
         listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, option)
+
+
+def _unlink(listener: socket.socket) -> None:
+    """Remove a Unix socket's name, if it is still that of this one: a successor may have taken it."""
+    with suppress(OSError):
+        path = Path(listener.getsockname())
+        there = path.lstat()
+        if _paths.get(str(path)) == (there.st_dev, there.st_ino):
+            path.unlink()
 
 
 def has_arrived(connection: int) -> bool:

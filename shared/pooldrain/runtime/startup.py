@@ -7,13 +7,14 @@ import socket
 from dataclasses import dataclass
 
 from pooldrain.runtime.embedded import EmbeddedDatabase
-from pooldrain.runtime.listener import bind_socket, keep_from_children
+from pooldrain.runtime.listener import bind_socket, keep_from_children, server_address
 from pooldrain.runtime.options.application import takes_runner
 from pooldrain.runtime.options.settings import Settings
 from pooldrain.runtime.output.logging import configure_logging
 from pooldrain.runtime.output.report import write_report
 from pooldrain.runtime.process.signals import SignalWatch
 from pooldrain.runtime.process.watchdog import Watchdog
+from pooldrain.runtime.tls import server_context
 from pooldrain.service_report import service_report
 from pooldrain.shutdown import ShutdownReport
 from pooldrain.sqla.database_url import DatabaseUrl
@@ -30,7 +31,7 @@ class Ground:
 
     def bind(self) -> socket.socket:
         """The listening socket of the only process, bound; its children do not have it. Raises StartupError."""
-        listener = bind_socket(self.settings.host, self.settings.port)
+        listener = bind_socket(self.settings.host, self.settings.port, self.settings.socket_mode)
         keep_from_children(listener)
         return listener
 
@@ -43,7 +44,7 @@ class Ground:
     def listening(self, listener: socket.socket) -> Listening:
         """What to tell when the process listens."""
         settings = self.settings
-        return Listening(settings.host, listener.getsockname()[1], settings.server, os.getpid())
+        return Listening(settings.host, server_address(listener)[1], settings.server, os.getpid())
 
     def finish(self, report: ShutdownReport) -> int:
         """Write the report of the only process where it is asked for; the exit code."""
@@ -59,6 +60,7 @@ def prepare(settings: Settings, watch: SignalWatch) -> Ground:
     which `watch` keeps in order. Raises ConfigurationError or StartupError.
     """
     configure_logging(settings.log_format, settings.log_level)
+    server_context(settings.certfile, settings.keyfile)  # each process makes its own; this one tells what is wrong
     url = settings.database_url
     if url is None and _wants_pool(settings):
         url = DatabaseUrl.parse(EmbeddedDatabase().start())

@@ -16,9 +16,11 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from pooldrain.runtime.listener import KEEP_ALIVE, has_taken_all
+from pooldrain.request_head import Limits
+from pooldrain.runtime.listener import STALLED, has_taken_all
 from pooldrain.sqla.waits import telling
 from pooldrain_sync.engine.request import RequestParser
+from pooldrain_sync.engine.tls import TlsSocket
 
 # Bytes read at a time.
 RECEIVE = 65536
@@ -56,7 +58,7 @@ class FilePart:
     def __len__(self) -> int:
         return self.size
 
-    def send(self, sock: socket.socket) -> int:
+    def send(self, sock: socket.socket | TlsSocket) -> int:
         """Send some of it; how many bytes are left. Raises OSError, also if the file has become shorter."""
         sent = os.sendfile(sock.fileno(), self.fd, self.offset, min(self.size, FILE_PART))
         if not sent:
@@ -88,12 +90,17 @@ class Connection:
     head_until = 0.0  # monotonic seconds; when the head that is coming has to be complete
 
     def __init__(
-        self, sock: socket.socket, peer: tuple[str, int], interruption: Interruption, arm: Callable[[Connection], None]
+        self,
+        sock: socket.socket | TlsSocket,
+        peer: tuple[str, int],
+        interruption: Interruption,
+        arm: Callable[[Connection], None],
+        limits: Limits,
     ) -> None:
         self.sock = sock
         self.fd = sock.fileno()
         self.peer = peer
-        self.parser = RequestParser()
+        self.parser = RequestParser(limits)
         self.requests = self.parser.requests
         self.first_bytes_until = 0.0  # monotonic seconds; until then a new client is about to send
         self.moved_at = 0.0  # when it last took something, while something is kept for it
@@ -138,7 +145,7 @@ class Connection:
         poll = select.poll()
         poll.register(self.fd, select.POLLIN)
         poll.register(self._interruption.descriptor, select.POLLIN)
-        ready = dict(poll.poll(KEEP_ALIVE * 1000))
+        ready = dict(poll.poll(STALLED * 1000))
         if self.fd in ready:
             return
         if not ready:

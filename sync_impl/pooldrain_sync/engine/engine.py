@@ -13,6 +13,7 @@ import io
 import logging
 import math
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -22,24 +23,27 @@ from typing import TYPE_CHECKING, Any
 from pooldrain.answers import Answer
 from pooldrain.errors import InvalidRequest
 from pooldrain.gate import CLIENT, CLOSE_CONNECTION, CURRENT_RESERVATION
+from pooldrain.policy import HttpPolicy
 from pooldrain.problems import CUT, INTERNAL_ERROR, REFUSED, invalid_request
 from pooldrain.runtime.listener import (
     ACCEPT_BATCH,
     BACKLOG,
     FIRST_BYTES,
     IDLE_LIMIT,
-    KEEP_ALIVE,
     LINGER_LIMIT,
+    STALLED,
     AcceptExhausted,
     accepted,
     has_arrived,
+    server_address,
 )
 from pooldrain_sync.engine.connection import Connection, Interruption
 from pooldrain_sync.engine.exchange import SOFTWARE, Exchange, FileWrapper
 from pooldrain_sync.engine.lookout import Lookout
 from pooldrain_sync.engine.poller import make_poller
-from pooldrain_sync.engine.request import BODY_KEPT, HttpsFrom, Request, StreamedBody, base_environ, environ_of
+from pooldrain_sync.engine.request import BODY_KEPT, Request, StreamedBody, base_environ, environ_of
 from pooldrain_sync.engine.threads import ServingThreads
+from pooldrain_sync.engine.tls import TlsSocket
 from pooldrain_sync.middleware import readable
 from pooldrain_sync.runner import Runner
 
@@ -68,7 +72,8 @@ class Engine:
         slots: int,
         several: bool,
         served: Callable[[], None],
-        https_from: HttpsFrom,
+        http: HttpPolicy,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         """`several`: whether there are other processes; `served` is called after each request."""
         self._app = app
@@ -76,8 +81,11 @@ class Engine:
         self.listener = listener
         self._threads = threads
         self._served = served
-        self._https_from = https_from
-        self._base = base_environ(listener.getsockname()[:2], SOFTWARE)
+        self._proxies = http.trusted_proxies or None
+        self._limits = http.limits
+        self._base = base_environ(server_address(listener), SOFTWARE, http.root_path)
+        self._tls = tls
+        self._base["wsgi.url_scheme"] = "http" if tls is None else "https"
         self._base["wsgi.multiprocess"] = several
         self._base["wsgi.file_wrapper"] = FileWrapper
         self._interruption = Interruption()
@@ -92,7 +100,7 @@ class Engine:
         self._sending: dict[Connection, None] = {}
         self.lingering: dict[Connection, float] = {}  # until when
         self._probing: dict[str, ThreadPoolExecutor] = {}  # by path: one that hangs does not keep the others
-        self._idle_limit = float(KEEP_ALIVE)
+        self._idle_limit = http.keep_alive
         self._accepts = False
         self._listens = False  # whether the poller will tell of the next client
         self._polled = False  # whether it knows the listener
@@ -163,7 +171,7 @@ class Engine:
         """Have the application serve a request; the connection, if the next one is to be served now."""
         exchange = Exchange(conn, request)
         conn.begun = False
-        environ = environ_of(self._base, request, conn.peer, self._https_from)
+        environ = environ_of(self._base, request, conn.peer, self._proxies)
         environ["wsgi.input"] = request.input if request.complete else self._streamed(conn, request)
         environ[CLIENT] = exchange
         environ[CLOSE_CONNECTION] = exchange.force_close
@@ -411,7 +419,12 @@ class Engine:
             client.setblocking(False)
             with contextlib.suppress(OSError):  # it has left
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            conn = Connection(client, peer[:2], self._interruption, self._arm_to_send)
+            try:
+                sock = client if self._tls is None else TlsSocket(client, self._tls)
+            except OSError:  # it has left
+                client.close()
+                continue
+            conn = Connection(sock, peer[:2], self._interruption, self._arm_to_send, self._limits)
             now = time.monotonic()
             conn.first_bytes_until = now + FIRST_BYTES
             self._conns[conn.fd] = conn
@@ -461,7 +474,7 @@ class Engine:
             else:
                 self._linger(conn)
         for conn in list(self._sending):
-            if now >= conn.moved_at + KEEP_ALIVE and conn.give_up():
+            if now >= conn.moved_at + STALLED and conn.give_up():
                 self._close(conn)
         self.close_lingering(now)
 
@@ -484,7 +497,7 @@ class Engine:
 
     def retire(self) -> None:
         """Keep connections on which nothing comes for a short while only."""
-        self._idle_limit = float(IDLE_LIMIT)
+        self._idle_limit = min(self._idle_limit, IDLE_LIMIT)
         limit = time.monotonic() + IDLE_LIMIT
         for conn, until in list(self.waiting.items()):
             if conn in self.waiting:

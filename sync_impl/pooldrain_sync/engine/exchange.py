@@ -16,6 +16,7 @@ from pooldrain.gate import BODILESS
 from pooldrain.in_flight import InFlightRequest
 from pooldrain_sync.engine.connection import Connection, FilePart
 from pooldrain_sync.engine.request import Request
+from pooldrain_sync.engine.tls import TlsSocket
 
 SOFTWARE = "pooldrain"
 
@@ -124,7 +125,8 @@ class Exchange:
 
     def sendable(self, body: Iterable[bytes]) -> Iterable[Any]:
         """The body, or what the kernel sends in its place."""
-        if isinstance(body, FileWrapper) and (part := body.part()) is not None:
+        plain = not isinstance(self.conn.sock, TlsSocket)  # else the kernel could not encrypt it
+        if plain and isinstance(body, FileWrapper) and (part := body.part()) is not None:
             return (part,)
         return body
 

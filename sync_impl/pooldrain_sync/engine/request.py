@@ -6,7 +6,6 @@ import io
 import sys
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -15,9 +14,10 @@ import httptools
 from pooldrain.errors import InvalidRequest
 from pooldrain.gate import Reservation
 from pooldrain.in_flight import InFlightRequest
+from pooldrain.proxies import TrustedProxies
+from pooldrain.request_head import Limits, check_head
 
-# Bytes of a head: request line and header lines.
-LONGEST_HEAD = 65536
+DEFAULT_LIMITS = Limits()
 
 # Bytes of a body that are kept while it comes. Of a longer one the rest is read by the thread that serves it.
 BODY_KEPT = 1 << 20
@@ -45,19 +45,10 @@ class Request:
         self.headers: list[tuple[bytes, bytes]] = []
         self.body: deque[bytes] = deque()
 
-    def split_target(self) -> None:
-        """Find path and query in its target. Raises InvalidRequest."""
-        target = self.target
-        if target[:1] != b"/" and target != b"*":
-            try:
-                url = httptools.parse_url(target)
-            except httptools.HttpParserInvalidURLError as error:
-                raise InvalidRequest("its target is no URL") from error
-            target = (url.path or b"/") + (b"?" + url.query if url.query else b"")
-        if b"#" in target:
-            target = target.partition(b"#")[0]
-        path, _, self.query = target.partition(b"?")
-        self.path = (unquote_to_bytes(path) if b"%" in path else path).decode("latin-1")
+    def keep(self, body: bytes) -> None:
+        """A part of its body has come."""
+        self.body.append(body)
+        self.kept += len(body)
 
     @property
     def input(self) -> Any:
@@ -72,6 +63,11 @@ class Request:
                 return value.decode("latin-1")
         return None
 
+    def values(self, name: str) -> list[str]:
+        """All headers of that name, which is given in lower case."""
+        wanted = name.encode("latin-1")
+        return [value.decode("latin-1") for each, value in self.headers if each.lower() == wanted]
+
 
 class RequestParser:
     """Reads the requests of one connection, one after the other, into `requests`.
@@ -79,10 +75,14 @@ class RequestParser:
     Raises InvalidRequest, whose argument is the answer's status if that is not 400.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits = DEFAULT_LIMITS, make: Callable[[], Request] = Request) -> None:
+        """`make` makes each of the requests."""
         self.requests: deque[Request] = deque()
+        self._limits = limits
+        self._make = make
         self._current: Request | None = None
         self._head = 0  # bytes of the current head, roughly
+        self._body = 0  # and of the current body
         self._parser: Any = httptools.HttpRequestParser(self)
 
     def close(self) -> None:
@@ -103,8 +103,11 @@ class RequestParser:
         """Take what has come."""
         if self._current is None or not self._current.has_head:
             self._head += len(data)
+        parser = self._parser
+        if parser is None:  # closed by another thread
+            return
         try:
-            self._parser.feed_data(data)
+            parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             # We speak nothing else: the request is served as it is, and so is what follows.
             self._parser = httptools.HttpRequestParser(self)
@@ -116,14 +119,14 @@ class RequestParser:
             cause = error.__context__
             raise cause if isinstance(cause, InvalidRequest) else InvalidRequest(str(error)) from error
         current = self._current
-        if current is not None and not current.has_head and self._head > LONGEST_HEAD:
-            raise InvalidRequest("its head is too long", 431 if current.headers else 414)
+        if current is not None and not current.has_head and self._head > self._limits.head:
+            raise self._limits.head_too_long(in_target=not current.headers)
 
     # --- what httptools calls ---------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
         """A request begins."""
-        self._current = Request()
+        self._current = self._make()
 
     def on_url(self, url: bytes) -> None:
         """A part of its target."""
@@ -135,7 +138,7 @@ class RequestParser:
         current = self._current
         assert current is not None
         if not current.has_head:
-            current.headers.append((name, value))
+            current.headers.append((name, value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
         """The head is complete."""
@@ -144,31 +147,22 @@ class RequestParser:
         current.method = parser.get_method().decode("ascii")
         current.version = parser.get_http_version()
         current.keep_alive = parser.should_keep_alive()
-        for name, value in current.headers:
-            size = len(name)
-            if size == 14 and name.lower() == b"content-length":
-                current.has_body = value != b"0"
-            elif size == 17 and name.lower() == b"transfer-encoding":
-                if value.lower() != b"chunked":
-                    raise InvalidRequest("its transfer coding is not supported", 501)
-                current.has_body = True
-            elif size == 6 and name.lower() == b"expect":
-                if value.lower() != b"100-continue":
-                    raise InvalidRequest("its expectation cannot be met", 417)
-                current.expects = current.version != "1.0"
-        if current.version not in ("1.0", "1.1"):
-            raise InvalidRequest(f"HTTP/{current.version} is not spoken here")
-        current.split_target()
+        target, current.has_body, current.expects = check_head(
+            current.method, current.version, current.target, current.headers, self._limits
+        )
+        path, _, current.query = target.partition(b"?")
+        current.path = (unquote_to_bytes(path) if b"%" in path else path).decode("latin-1")
         current.has_head = True
-        self._head = 0
+        self._head = self._body = 0
         self.requests.append(current)
 
     def on_body(self, body: bytes) -> None:
         """A part of its body."""
         current = self._current
         assert current is not None
-        current.body.append(body)
-        current.kept += len(body)
+        self._body += len(body)
+        self._limits.check_body(self._body)
+        current.keep(body)
 
     def on_message_complete(self) -> None:
         """All of it is there."""
@@ -218,10 +212,10 @@ def _environ_name(name: bytes) -> str | None:
     return key
 
 
-def base_environ(address: tuple[str, int], software: str) -> dict[str, Any]:
+def base_environ(address: tuple[str, int], software: str, root_path: str = "") -> dict[str, Any]:
     """What is the same for all requests to an address."""
     return {
-        "SCRIPT_NAME": "",
+        "SCRIPT_NAME": root_path,
         "SERVER_NAME": address[0],
         "SERVER_PORT": str(address[1]),
         "SERVER_SOFTWARE": software,
@@ -235,20 +229,10 @@ def base_environ(address: tuple[str, int], software: str) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True, slots=True)
-class HttpsFrom:
-    """Who is believed that a client has used https, and which WSGI keys say so with which values."""
-
-    peers: frozenset[str]  # addresses, or `*`
-    headers: dict[str, str]
-
-    def believes(self, peer: str) -> bool:
-        """Whether this peer is."""
-        return peer in self.peers or "*" in self.peers
-
-
-def environ_of(base: dict[str, Any], request: Request, peer: tuple[str, int], https: HttpsFrom) -> dict[str, Any]:
-    """The WSGI environment of a request (PEP 3333)."""
+def environ_of(
+    base: dict[str, Any], request: Request, peer: tuple[str, int], proxies: TrustedProxies | None
+) -> dict[str, Any]:
+    """The WSGI environment of a request (PEP 3333). `proxies`: whose word on it is taken."""
     environ = base.copy()
     environ["REQUEST_METHOD"] = request.method
     environ["PATH_INFO"] = request.path
@@ -264,7 +248,21 @@ def environ_of(base: dict[str, Any], request: Request, peer: tuple[str, int], ht
             continue
         value = raw.decode("latin-1")
         environ[key] = f"{environ[key]},{value}" if key in environ else value
-    for key, value in https.headers.items():
-        if key in environ and environ[key] == value and https.believes(peer[0]):
-            environ["wsgi.url_scheme"] = "https"
+    if request.complete and environ.pop("HTTP_TRANSFER_ENCODING", None) is not None:
+        environ["CONTENT_LENGTH"] = str(request.kept)  # its chunks are put together
+    if proxies is not None:
+        _believe(proxies, request, peer[0], environ)
     return environ
+
+
+def _believe(proxies: TrustedProxies, request: Request, peer: str, environ: dict[str, Any]) -> None:
+    """What a trusted proxy has said of a request takes the place of what its connection says."""
+    told = proxies.forwarded(peer, request.values)
+    if told.client is not None:
+        environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = told.client[0], str(told.client[1])
+    if told.scheme is not None:
+        environ["wsgi.url_scheme"] = told.scheme
+    if told.host is not None:
+        environ["HTTP_HOST"] = told.host
+    if told.prefix is not None:
+        environ["SCRIPT_NAME"] = told.prefix

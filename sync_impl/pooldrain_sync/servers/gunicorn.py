@@ -21,13 +21,13 @@ from pooldrain.runtime.listener import (
 from pooldrain.runtime.master.worker import ManagedWorker
 from pooldrain.runtime.process.exit import fast_exit, told_in_one_line
 from pooldrain.runtime.process.memory import freeze_startup
+from pooldrain.runtime.tls import server_context
 
 if TYPE_CHECKING:
     from pooldrain.runtime.startup import Ground
     from pooldrain.shutdown import ShutdownReport, Stop
     from pooldrain_sync.assembly import BuiltService
     from pooldrain_sync.engine.engine import Engine
-    from pooldrain_sync.engine.request import HttpsFrom
     from pooldrain_sync.servers.ending import Ending
 
 
@@ -93,7 +93,8 @@ class DrainWorker(ManagedWorker):
             slots=run_slots(),
             several=self.app.settings.workers > 1,
             served=self._count,
-            https_from=self._https_from(),
+            http=self.app.settings.http,
+            tls=server_context(self.app.settings.certfile, self.app.settings.keyfile),
         )
         listening = self.app.ground.listening(listener)
         runner = self.service.runner
@@ -108,13 +109,6 @@ class DrainWorker(ManagedWorker):
 
     def _count(self) -> None:
         self.has_served(self.service.runner.gate.finished)
-
-    def _https_from(self) -> HttpsFrom:
-        from pooldrain_sync.engine.request import HttpsFrom
-
-        peers = frozenset(map(str, self.cfg.forwarded_allow_ips))
-        headers = {f"HTTP_{name.replace('-', '_')}": value for name, value in self.cfg.secure_scheme_headers.items()}
-        return HttpsFrom(peers, headers)
 
     # --- what the runner asks for, in its thread ------------------------------------------------------------
 

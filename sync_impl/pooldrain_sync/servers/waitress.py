@@ -5,7 +5,7 @@ Here its loop is ours: signal handlers set a flag and pull the trigger; while dr
 by threads of their own; a response says close when its headers are built; at the end everything that the
 kernel still queues is answered, and no connection is closed with unread bytes.
 
-waitress reads a body before a thread sees its request, and keeps what a client has not taken yet of a response
+A body is read before a thread sees its request, and what a client has not taken yet of a response is kept
 when the thread is done with it. A request is in flight for both of these times as well, as on the other servers.
 """
 
@@ -23,16 +23,17 @@ from typing import Any
 
 from waitress import wasyncore
 from waitress.adjustments import Adjustments
+from waitress.buffers import ReadOnlyFileBasedBuffer
 from waitress.channel import ClientDisconnected, HTTPChannel
-from waitress.parser import HTTPRequestParser
 from waitress.server import TcpWSGIServer
 from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask
-from waitress.utilities import BadRequest
 
 from pooldrain.answers import Answer
+from pooldrain.errors import InvalidRequest
 from pooldrain.exit_codes import ExitCode
 from pooldrain.gate import CLIENT, CLOSE_CONNECTION, CURRENT_RESERVATION, Reservation
 from pooldrain.in_flight import InFlightRequest
+from pooldrain.policy import HttpPolicy
 from pooldrain.problems import CUT, INTERNAL_ERROR, REFUSED, invalid_request
 from pooldrain.runtime.listener import (
     ACCEPT_BATCH,
@@ -40,7 +41,6 @@ from pooldrain.runtime.listener import (
     BACKLOG,
     BROKEN_PAUSE,
     FIRST_BYTES,
-    KEEP_ALIVE,
     LINGER_LIMIT,
     MOST_CONNECTIONS,
     REFUSING_THREADS,
@@ -51,6 +51,7 @@ from pooldrain.runtime.listener import (
     has_arrived,
     has_taken_all,
     refuse_queued,
+    server_address,
 )
 from pooldrain.runtime.process.memory import freeze_startup
 from pooldrain.runtime.process.watchdog import Watchdog
@@ -59,11 +60,14 @@ from pooldrain.shutdown import ShutdownReport, Stop
 from pooldrain.sqla.waits import tell, telling
 from pooldrain.transcript import Listening
 from pooldrain_sync.assembly import build
+from pooldrain_sync.engine.exchange import SOFTWARE
 from pooldrain_sync.engine.lookout import Lookout, run_slots
+from pooldrain_sync.engine.request import RequestParser, base_environ, environ_of
 from pooldrain_sync.middleware import readable
 from pooldrain_sync.runner import Runner
 from pooldrain_sync.servers.ending import Ending
 from pooldrain_sync.servers.waitress_loop import PolledMap, SlotDispatcher
+from pooldrain_sync.servers.waitress_request import DrainRequest, SpooledRequest
 
 logger = logging.getLogger("pooldrain")
 
@@ -72,71 +76,34 @@ logger = logging.getLogger("pooldrain")
 logging.getLogger("waitress.queue").setLevel(logging.ERROR)
 
 
-class DrainParser(HTTPRequestParser):
-    """A request as it comes: the gate learns of it when its head is complete, if its body is not."""
-
-    path: str
-    admitted: InFlightRequest | None = None
-    answer: Answer | None = None  # what it gets without being served
-
-    def __init__(self, adj: Adjustments, channel: DrainChannel) -> None:
-        super().__init__(adj)
-        self._channel = channel
-
-    def received(self, data: bytes) -> int:
-        """Take bytes; how many of them belong to this request."""
-        consumed: int = super().received(data)
-        waits = self.headers_finished and not self.completed
-        runner = self._channel.server.runner
-        counted = waits and self.path not in runner.probes.uncounted
-        if counted and self.admitted is None and not self._channel.requests:
-            given_id = self.headers.get("X_REQUEST_ID")
-            self.admitted = runner.admit(self.method, readable(self.path), given_id)
-            if self.admitted is None:
-                self.complete_with(REFUSED)
-        return consumed
-
-    @property
-    def method(self) -> str:
-        """GET, POST ... Empty if the head was not valid."""
-        return str(getattr(self, "command", "")).upper()
-
-    def complete_with(self, answer: Answer) -> None:
-        """Wait for no more of it, and do not serve it."""
-        self.answer = answer
-        self.error = BadRequest("not served")
-        self.expect_continue = False
-        self.completed = True
-
-
 class DrainErrorTask(ErrorTask):
     """The answer to a request that is not served: as the other servers give it."""
 
-    request: Any  # a DrainParser
+    request: Any  # a DrainRequest
 
     def execute(self) -> None:
         """Send it."""
         self.version = "1.1"
-        request: DrainParser = self.request
-        answer = request.answer or _explanation(request.error)
+        request: DrainRequest = self.request
+        answer = request.answer or INTERNAL_ERROR  # of which the log tells
         if request.admitted is not None:
             request.admitted.status = answer.status
         self.status = answer.status_line
         self.response_headers = list(answer.headers)
         self.set_close_on_finish()
-        self.write(b"" if request.method == "HEAD" else answer.body)
+        self.write(b"" if request.command == "HEAD" else answer.body)
 
 
 class DrainTask(WSGITask):
     """A request that is served: the gate's idea of its client."""
 
-    request: Any  # a DrainParser
+    request: Any  # a DrainRequest
     channel: DrainChannel
     interrupted = False
     left = False  # what has not come whole is not served
     _building_header = False
 
-    def __init__(self, channel: DrainChannel, request: DrainParser) -> None:
+    def __init__(self, channel: DrainChannel, request: DrainRequest) -> None:
         super().__init__(channel, request)  # type: ignore[arg-type]  # typed as an error
         channel.serves(self)
 
@@ -184,20 +151,13 @@ class DrainTask(WSGITask):
             super().set_close_on_finish()
 
     def get_environment(self) -> dict[str, Any]:
-        """The WSGI environment."""
-        environ: dict[str, Any] = super().get_environment()
+        """The WSGI environment: that of the other threaded server."""
+        server, request = self.channel.server, self.request.request
+        environ = environ_of(server.base, request, self.channel.addr, server.proxies)
+        environ["wsgi.input"] = request.input
         environ[CLIENT] = self
         environ[CLOSE_CONNECTION] = self.set_close_on_finish
-        environ["PATH_INFO"] = self.request.path  # waitress strips leading double slashes, the other servers do not
         return environ
-
-
-def _explanation(error: Any) -> Answer:
-    """The answer to one of waitress's errors: the application's fault, which is in the log, or the client's."""
-    if error.code == 500:
-        return INTERNAL_ERROR
-    logger.info("invalid request refused: %s", error.body)
-    return invalid_request(error.code)
 
 
 class DrainChannel(HTTPChannel):
@@ -206,8 +166,9 @@ class DrainChannel(HTTPChannel):
     task_class = DrainTask
     error_task_class = DrainErrorTask
     server: DrainServer
-    request: DrainParser | None
-    requests: list[Any]  # of DrainParser
+    addr: tuple[str, int]
+    request: DrainRequest | None  # type: ignore[assignment]  # in place of waitress's; whose body is still coming
+    requests: list[Any]  # of DrainRequest
     requests_lock: threading.Lock
     _fileno: int | None  # None once it is closed
     made = False  # it is in waitress's map before its constructor is through
@@ -221,11 +182,13 @@ class DrainChannel(HTTPChannel):
         self._begun = False  # some of the current answer has been handed over
         self._answered_for = False
         self._told = False  # its last answer has said that it is the last
+        self._parser = RequestParser(self.server.limits, SpooledRequest)
+        self._deaf = False  # the rest of what comes is not read: an answer in between closes the connection
         self.made = True
 
-    def parser_class(self, adj: Adjustments) -> DrainParser:  # type: ignore[override]  # called like the class it is
-        """What reads the next request."""
-        return DrainParser(adj, self)
+    def parser_class(self, adj: Adjustments) -> DrainRequest:  # type: ignore[override]  # called like the class it is
+        """What waitress answers an error of its application's with."""
+        return DrainRequest()
 
     @property
     def quiet(self) -> bool:
@@ -235,9 +198,63 @@ class DrainChannel(HTTPChannel):
         owing = self.requests or self.total_outbufs_len or self.will_close or self.close_when_flushed
         return not owing and self.server.map.waits(self.descriptor)
 
+    def received(self, data: bytes) -> bool:
+        """Take what has come: what is complete is served in its order."""
+        with self.requests_lock:
+            if self._deaf or self.will_close or self.close_when_flushed:
+                return False
+            invalid: InvalidRequest | None = None
+            try:
+                self._parser.feed(data)
+            except InvalidRequest as error:
+                invalid = error
+            coming = self._parser.requests
+            while coming and coming[0].complete:
+                self._complete(self._known(coming.popleft()))
+            self.request = self._known(coming[0]) if coming else None
+            if invalid is not None:
+                logger.info("invalid request refused: %s", invalid)
+                self._answer_instead_of_serving(self.request or DrainRequest(), invalid_request(invalid.status))
+            elif self.request is not None:
+                self._await_body(self.request)
+        return True
+
+    def _known(self, request: Any) -> DrainRequest:
+        """A request of which a part may have been there before."""
+        if self.request is not None and self.request.request is request:
+            self.request.completed = request.complete
+            return self.request
+        return DrainRequest(request)
+
+    def _complete(self, request: DrainRequest) -> None:
+        self.sent_continue = False
+        self.requests.append(request)
+        if len(self.requests) == 1:  # else whoever serves those before it goes on with it
+            self.server.add_task(self)
+
+    def _answer_instead_of_serving(self, request: DrainRequest, answer: Answer) -> None:
+        request.complete_with(answer)
+        self.request = None
+        self._deaf = True
+        self._complete(request)
+
+    def _await_body(self, request: DrainRequest) -> None:
+        """A head has come, and not all of its body: the gate learns of it now."""
+        if self.requests:
+            return  # first those before it
+        runner = self.server.runner
+        if request.admitted is None and request.path not in runner.probes.uncounted:
+            given_id = request.request.header(b"x-request-id")
+            request.admitted = runner.admit(request.command, readable(request.path), given_id)
+            if request.admitted is None:
+                self._answer_instead_of_serving(request, REFUSED)
+                return
+        if request.expect_continue and not self.sent_continue:
+            self.send_continue()
+
     def service(self) -> None:
         """Serve one request, in a thread."""
-        request: DrainParser = self.requests[0]
+        request: DrainRequest = self.requests[0]
         reservation = self.reservations.popleft()
         token = CURRENT_RESERVATION.set(reservation)
         self._begun = False
@@ -310,10 +327,7 @@ class DrainChannel(HTTPChannel):
         request = self.request
         if request is not None and request.admitted is not None:
             with self.requests_lock:
-                request.complete_with(CUT)
-                self.request = None
-                self.requests.append(request)
-                self.server.add_task(self)
+                self._answer_instead_of_serving(request, CUT)
         with self.outbuf_lock:
             if self.connected and self.total_outbufs_len:
                 self._flush_some(do_close=False)
@@ -342,7 +356,7 @@ class DrainChannel(HTTPChannel):
         for _, done in sent:
             done()
 
-    def _finish_unserved(self, request: DrainParser | None) -> None:
+    def _finish_unserved(self, request: DrainRequest | None) -> None:
         """Tell the gate of the end of a request that it never got to see again."""
         admitted = None if request is None else request.admitted
         if admitted is not None and admitted.client is None and not admitted.ended:
@@ -369,7 +383,9 @@ class DrainChannel(HTTPChannel):
     @property
     def has_taken_all(self) -> bool:
         """Whether its client has taken its last answer, and has nothing more to send: then closing resets nothing."""
-        return self._told and self.request is None and self.socket is not None and has_taken_all(self.socket.fileno())
+        if not self._told or self.socket is None or not (self._deaf or self._parser.between_requests):
+            return False
+        return has_taken_all(self.socket.fileno())
 
     def close_lingering(self, *, if_taken: bool = False) -> None:
         """Linger no longer, at all or if its client has taken all."""
@@ -396,6 +412,7 @@ class DrainChannel(HTTPChannel):
         lingering.pop(self, None)
         self._tell_sent()
         self._finish_unserved(self.request)
+        self._parser.close()
 
 
 class DrainServer(TcpWSGIServer):
@@ -404,8 +421,15 @@ class DrainServer(TcpWSGIServer):
     channel_class = DrainChannel
     _fileno: int | None
 
-    def __init__(self, app: Any, runner: Runner, listener: socket.socket, threads: int, slots: int) -> None:
+    def __init__(
+        self, app: Any, runner: Runner, listener: socket.socket, threads: int, slots: int, http: HttpPolicy
+    ) -> None:
         self.runner = runner
+        self.limits = http.limits
+        self.proxies = http.trusted_proxies or None
+        self.base = base_environ(server_address(listener), SOFTWARE, http.root_path)
+        self.base["wsgi.file_wrapper"] = ReadOnlyFileBasedBuffer
+        self.keep_alive = http.keep_alive
         self._refusing = ThreadedTaskDispatcher()
         # A thread for each probe's path, from its first one on: they are answered whatever the others do.
         self._probes = {path: ThreadedTaskDispatcher() for path in runner.probes.uncounted}
@@ -418,9 +442,7 @@ class DrainServer(TcpWSGIServer):
             threads=threads,
             backlog=BACKLOG,
             connection_limit=MOST_CONNECTIONS + 1,  # the listener is one to waitress
-            channel_timeout=KEEP_ALIVE,
-            cleanup_interval=5,
-            ident="pooldrain",
+            ident=SOFTWARE,
         )
         self.lingering: dict[DrainChannel, float] = {}  # until when
         self.accept_again_at = 0.0  # monotonic seconds, if not 0; nothing is accepted until then
@@ -435,6 +457,11 @@ class DrainServer(TcpWSGIServer):
         )
         dispatcher.set_thread_count(threads)
 
+    def getsockname(self) -> Any:
+        """What waitress tells of itself to nobody."""
+        assert self.socket is not None
+        return server_address(self.socket)
+
     def start(self) -> None:
         """Accept. Raises OSError."""
         self.accept_connections()
@@ -447,7 +474,7 @@ class DrainServer(TcpWSGIServer):
     def add_task(self, task: Any) -> None:
         """A channel has a request. Called under the channel's lock, so nothing is answered here."""
         assert isinstance(task, DrainChannel)
-        request: DrainParser = task.requests[0]
+        request: DrainRequest = task.requests[0]
         served = request.admitted is not None and request.answer is None
         probe = None if served or request.error else self._probes.get(request.path)
         reservation = None if served or probe is not None else self.runner.reserve()
@@ -470,7 +497,7 @@ class DrainServer(TcpWSGIServer):
 
     def maintenance(self, now: float) -> None:
         """Close the connections on which nothing has come for a while, and on which nothing has just arrived."""
-        expired = now - self.adj.channel_timeout
+        expired = now - self.keep_alive
         for channel in self.channels:
             if channel.requests or channel.last_activity >= expired or not self.map.claim(channel.descriptor):
                 continue
@@ -490,7 +517,7 @@ class DrainServer(TcpWSGIServer):
             raise self.failed
         if self.lookout.look():
             self.threads.take_over()
-        if now >= self._tidied_at + self.adj.cleanup_interval:
+        if now >= self._tidied_at + 1.0:
             self._tidied_at = now
             self.maintenance(time.time())
         self.map.arm(self._fileno)
@@ -560,7 +587,7 @@ class WaitressServer:
     def __init__(self, app: Any, runner: Runner, ground: Ground, listener: socket.socket, watchdog: Watchdog) -> None:
         self._runner = runner
         self._watch = ground.watch
-        self._waitress = DrainServer(app, runner, listener, ground.settings.threads, run_slots())
+        self._waitress = DrainServer(app, runner, listener, ground.settings.threads, run_slots(), ground.settings.http)
         self._watchdog = watchdog
         self._told = 0  # how many signals the runner knows of
         self._cancels = False  # whether that is asked for, and not yet done

@@ -24,7 +24,7 @@ from pooldrain.problems import POOL_CLOSED, REFUSED
 from pooldrain_compare.chaos import campaign
 from pooldrain_compare.chaos.invariants import AT_ONCE, INVARIANTS, MARGIN, broken_invariants
 from pooldrain_compare.chaos.plan import FAULT_NAMES, NO_FAULT, Plan, draw, workload
-from pooldrain_compare.chaos.rude import MANNERS
+from pooldrain_compare.chaos.rude import MANNERS, VISITORS
 from pooldrain_compare.chaos.trial import Evidence, run
 from pooldrain_compare.cli import run as run_command
 from pooldrain_compare.harness.faults.private_server import PrivateServer, PrivateServers
@@ -127,7 +127,7 @@ def test_a_seed_draws_the_same_trials_each_time() -> None:
 def test_a_campaign_is_spread_over_everything() -> None:
     plans = [draw(1, number) for number in range(1, 501)]
     assert {(plan.server, plan.fault) for plan in plans} == {(s, f) for s in BACKENDS for f in FAULT_NAMES}
-    assert {manner for plan in plans for manner in plan.rude} == set(MANNERS)
+    assert {manner for plan in plans for manner in plan.rude} == {*MANNERS, *VISITORS}
     assert {len(plan.signals) for plan in plans} == {1, 2, 3}
     assert {(len(plan.noise), plan.early) for plan in plans} == {(0, True), (0, False), (1, False), (2, False)}
     begins = [plan.fault_at - plan.signals[0][0] for plan in plans if plan.fault != NO_FAULT]

@@ -31,6 +31,7 @@ SHORT_FORM = (
     "kept-connections",
     "longer-than-the-drain-timeout",
     "stream-finishes",
+    "event-streams-end",
     "transaction-rolls-back",
     "waiters-are-cut",
     "two-engines",

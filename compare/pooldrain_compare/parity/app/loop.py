@@ -13,7 +13,7 @@ from contextlib import suppress
 from contextvars import Context, copy_context
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response, WebSocket, WebSocketDisconnect
 from fastapi.responses import StreamingResponse
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -114,6 +114,16 @@ class Scenarios:
                     await asyncio.sleep(routes.LINE_PAUSE)
 
         return StreamingResponse(lines(), headers={"content-type": routes.STREAM_TYPE})
+
+    async def events(self, given: Given) -> Response:
+        async def events() -> AsyncIterator[bytes]:
+            async with self._engine.connect() as connection:
+                await connection.execute(text(routes.SELECT_ONE))
+            while True:
+                yield routes.EVENT
+                await asyncio.sleep(routes.LINE_PAUSE)
+
+        return StreamingResponse(events(), headers={"content-type": routes.EVENTS_TYPE})
 
     async def stubborn(self, given: Given) -> Answer:
         async with self._engine.connect():
@@ -231,7 +241,16 @@ def _with_scenarios(app: FastAPI, runner: Runner, second: AsyncEngine | None = N
     scenarios = Scenarios(runner, second)
     for path, name, methods in routes.ROUTES:
         app.router.add_route(path, _responding(getattr(scenarios, name)), methods=list(methods))
+    app.router.add_websocket_route(routes.TALK_PATH, _talk)
     return _telling_worker(app)
+
+
+async def _talk(websocket: WebSocket) -> None:
+    """Say again what is said."""
+    await websocket.accept()
+    with suppress(WebSocketDisconnect):
+        while True:
+            await websocket.send_text(await websocket.receive_text())
 
 
 def create_bare(runner: Runner) -> ASGIApp:

@@ -45,10 +45,13 @@ ROUTES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("/return", "give_back", ("GET",)),  # waits at the latch, then returns what /keep has kept
     ("/big", "big", ("GET",)),  # an answer that no buffer of the kernel holds
     ("/endless", "endless", ("GET",)),  # sends line after line, and never ends
+    ("/events", "events", ("GET",)),  # the same as a stream of events, with a connection only when it begins
     ("/stubborn", "stubborn", ("GET",)),  # as /hold, and heeds no cancellation
     ("/second", "second", ("GET",)),  # holds a connection of the second engine at the query latch
     ("/second-leak", "second_leak", ("GET",)),  # leaks a connection of the second engine
 )
+
+TALK_PATH = "/talk"  # a WebSocket, where there are any: it says again what is said
 
 ADOPTED = "shop"  # what the application calls the engine that it makes itself
 AT_SHUTDOWN = "shutdown"  # id of the row that a quick teardown writes
@@ -56,6 +59,8 @@ AT_SHUTDOWN = "shutdown"  # id of the row that a quick teardown writes
 FIRST_HALF, SECOND_HALF = b"first half\n", b"second half\n"
 ANNOUNCED = len(FIRST_HALF) + 1  # bytes that /short and /long announce
 STREAM_TYPE = "text/plain; charset=utf-8"
+EVENTS_TYPE = "text/event-stream"
+EVENT = b"data: tick\n\n"
 BIG = 20_000_000  # bytes
 LINE, LINE_PAUSE = b"and so on\n", 0.02  # what /endless sends, and the seconds between two of them
 BACKGROUND_NAME = "the nightly report"

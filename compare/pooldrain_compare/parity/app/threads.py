@@ -112,6 +112,16 @@ class Scenarios:
 
         return Response(lines(), content_type=routes.STREAM_TYPE)
 
+    def events(self, given: Given) -> Response:
+        def events() -> Iterator[bytes]:
+            with self._engine.connect() as connection:
+                connection.execute(text(routes.SELECT_ONE))
+            while True:
+                yield routes.EVENT
+                time.sleep(routes.LINE_PAUSE)
+
+        return Response(events(), content_type=routes.EVENTS_TYPE)
+
     def stubborn(self, given: Given) -> Answer:
         with self._engine.connect():
             self._wait_at(given)  # nothing can be told to a thread that waits

@@ -30,11 +30,11 @@ from typing import Any, ClassVar
 
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
-from gunicorn.sock import TCPSocket
+from gunicorn.sock import TCPSocket, UnixSocket
 
 from pooldrain.exit_codes import ExitCode, by_signal, worst_exit_code
 from pooldrain.problems import REFUSED
-from pooldrain.runtime.listener import bind_socket, cannot_listen, refuse_queued
+from pooldrain.runtime.listener import bind_socket, cannot_listen, refuse_queued, server_address
 from pooldrain.runtime.master.worker import ManagedWorker, MasterApplication, worker_report
 from pooldrain.runtime.output.logging import adopt_third_party
 from pooldrain.runtime.output.report import write_report
@@ -75,7 +75,8 @@ class Master(Arbiter):
     def listen_on(self, address: Any, descriptor: int) -> None:
         """Listen on a socket that is bound already. Raises OSError."""
         assert self.log is not None
-        self.LISTENERS.append(TCPSocket(address, self.cfg, self.log, fd=descriptor))
+        kind = UnixSocket if isinstance(address, str) else TCPSocket
+        self.LISTENERS.append(kind(address, self.cfg, self.log, fd=descriptor))
 
     def init_signals(self) -> None:
         """Queue signals, those included that came before."""
@@ -300,12 +301,12 @@ def run_master(ground: Ground, worker_class: type[ManagedWorker], build: Callabl
     settings = ground.settings
     app = MasterApplication(ground, worker_class)
     master = Master(app)
-    listener = bind_socket(settings.host, settings.port)
-    address = listener.getsockname()
+    listener = bind_socket(settings.host, settings.port, settings.socket_mode)
+    port = server_address(listener)[1]
     try:
-        master.listen_on(address, listener.detach())
+        master.listen_on(listener.getsockname(), listener.detach())
     except OSError as error:
-        raise cannot_listen(settings.host, address[1], error) from error
+        raise cannot_listen(settings.host, port, error) from error
     if settings.preload:
         app.preloaded = build()
     freeze_startup()  # or the workers' collections would write to pages that they share with this process

@@ -26,7 +26,7 @@ from typing import Any
 from gunicorn.app.base import BaseApplication
 from gunicorn.workers.base import Worker
 
-from pooldrain.runtime.listener import BACKLOG, KEEP_ALIVE, MOST_CONNECTIONS, keep_from_children
+from pooldrain.runtime.listener import BACKLOG, MOST_CONNECTIONS, keep_from_children
 from pooldrain.runtime.options.settings import Settings
 from pooldrain.runtime.output.report import write_report
 from pooldrain.runtime.process.signals import SignalWatch
@@ -114,7 +114,6 @@ class MasterApplication(BaseApplication):
             "worker_class": self._worker_class,
             "worker_connections": MOST_CONNECTIONS,
             "backlog": BACKLOG,
-            "keepalive": KEEP_ALIVE,
             "timeout": HEARTBEAT_TIMEOUT,
             "graceful_timeout": max(1, round(settings.shutdown.ladder.graceful_timeout)),
             "control_socket_disable": True,  # an administrative socket nobody asked for

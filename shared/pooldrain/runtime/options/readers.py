@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from pooldrain.policy import Streams
 from pooldrain.probes import AnsweredBy
+from pooldrain.proxies import TrustedProxies
 from pooldrain.runtime.options.application import parse_app
 from pooldrain.runtime.output.logging import LogFormat, LogLevel
 from pooldrain.servers import servers_of
@@ -61,6 +63,11 @@ def not_negative(text: str) -> int:
 def positive_or_off(text: str) -> int | None:
     """The same as `positive`, or off: None."""
     return None if text.strip().lower() == "off" else positive(text)
+
+
+def bytes_or_off(text: str) -> int | None:
+    """A number of bytes, or off: None."""
+    return None if text.strip().lower() == "off" else not_negative(text)
 
 
 def seconds_or_off(text: str) -> float | None:
@@ -116,6 +123,14 @@ def probe_path(text: str) -> str:
     return path
 
 
+def root_path(text: str) -> str:
+    """A path of a URL without a slash at its end; nothing, or a single slash, is none."""
+    path = text.strip().rstrip("/")
+    if path and (not re.fullmatch(r"/[!-~]+", path) or re.search(r"[?#%]|//", path)):
+        raise ValueError("must be a path that begins with / and has no query, as /shop")
+    return path
+
+
 probes = OneOf(get_args(AnsweredBy))
 
 
@@ -125,17 +140,41 @@ sync_server = OneOf(tuple(spec.name for spec in servers_of("sync")))
 loop = OneOf(get_args(Loop))
 
 
+streams = OneOf(get_args(Streams))
+
+
 log_format = OneOf(get_args(LogFormat))
 
 
 log_level = OneOf(get_args(LogLevel))
 
 
+# Bytes of a Unix socket's path (unix(7): 108 with the zero at its end).
+LONGEST_PATH = 107
+
+
+def octal(text: str) -> int:
+    """The permissions of a file, as chmod takes them."""
+    if not re.fullmatch(r"0?[0-7]{3}", text.strip()):
+        raise ValueError("must be three octal digits, as 660")
+    return int(text, 8)
+
+
 def address(text: str) -> tuple[str, int]:
-    """HOST:PORT or [IPV6]:PORT; no host is refused, since that means loopback to some and every network to others."""
+    """HOST:PORT, [IPV6]:PORT or unix:PATH; the path, which begins with a slash, stands where a host would.
+
+    No host is refused, since that means loopback to some and every network to others.
+    """
+    if text.strip().startswith("unix:"):
+        path = Path(text.strip().removeprefix("unix:")).expanduser().absolute()  # a server may change its directory
+        if path.is_dir() or not path.parent.is_dir():
+            raise ValueError("must name a socket in a directory that is there, as unix:/run/shop.sock")
+        if len(os.fsencode(path)) > LONGEST_PATH:
+            raise ValueError(f"must have a path of {LONGEST_PATH} bytes at most")
+        return str(path), 0
     host, colon, port = text.strip().rpartition(":")
     if not (colon and port.isascii() and port.isdigit()):
-        raise ValueError("must be HOST:PORT")
+        raise ValueError("must be HOST:PORT or unix:PATH")
     if not 0 <= int(port) <= 65535:
         raise ValueError("must have a port between 0 and 65535")
     if not host:
@@ -184,8 +223,9 @@ def output_file(text: str) -> Path:
 
 # What stands for a value in the help.
 METAVARS: dict[Callable[[str], Any], str] = {
-    **{choice: "|".join(choice.choices) for choice in (sync_server, log_format, log_level, probes, loop)},
-    address: "HOST:PORT",
+    **{choice: "|".join(choice.choices) for choice in (sync_server, log_format, log_level, probes, loop, streams)},
+    address: "HOST:PORT|unix:PATH",
+    octal: "MODE",
     parse_app: "APP",
     directory: "DIR",
     existing_file: "FILE",
@@ -194,6 +234,9 @@ METAVARS: dict[Callable[[str], Any], str] = {
     positive: "N",
     not_negative: "N",
     positive_or_off: "N|off",
+    bytes_or_off: "BYTES|off",
+    TrustedProxies.parse: "ADDRESSES|off",
+    root_path: "PATH",
     seconds: "SECONDS",
     seconds_or_off: "SECONDS|off",
     boolean: "true|false",

