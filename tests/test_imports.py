@@ -23,6 +23,7 @@ PACKAGES = {
 # Each module of the core may import those before it. `sqla` and `runtime` are packages, and free within themselves.
 ORDER = [
     "printable",
+    "access",
     "current",
     "teardown",
     "errors",
@@ -57,6 +58,7 @@ HARMLESS = {
     "contextlib",
     "contextvars",
     "dataclasses",
+    "datetime",
     "enum",
     "functools",
     "http",
@@ -72,7 +74,19 @@ HARMLESS = {
 }
 # The same inside `runtime`.
 RUNTIME_ORDER = [
-    *("output", "process", "embedded", "listener", "options", "startup", "master", "assembly", "reload", "command"),
+    *(
+        "output",
+        "process",
+        "embedded",
+        "listener",
+        "tls",
+        "options",
+        "startup",
+        "master",
+        "assembly",
+        "reload",
+        "command",
+    ),
 ]
 
 COMPARISON = PACKAGES["pooldrain_compare"]

@@ -17,11 +17,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pooldrain.answers import Answer
 from pooldrain.gate import BODILESS, CLIENT, ONE_WRITE
 from pooldrain.in_flight import CURRENT_REQUEST, Client, InFlightRequest
-from pooldrain.problems import CUT, REFUSED, Failure, is_default_page
+from pooldrain.problems import CUT, Failure, is_default_page, refusal
 from pooldrain.sqla.errors import failure_of, tell_failure
 from pooldrain_async.event_stream import EventStream, is_stream
 from pooldrain_async.runner import Runner
-from pooldrain_async.websocket import serve_websocket
+from pooldrain_async.websocket import address_of, serve_websocket
 
 _CLOSE = (b"connection", b"close")
 
@@ -91,9 +91,10 @@ class GateMiddleware:
             return
         # The server knows the task; asking asyncio for it costs a system call.
         worker = asyncio.current_task() if client is None else client.task
-        request = runner.admit(method, path, scope["headers"], worker=worker)
+        request = runner.admit(method, path, scope["headers"], worker=worker, address=address_of(scope))
         if request is None:
-            await send_answer(REFUSED, send)
+            accept = next((value for name, value in scope["headers"] if name == b"accept"), b"")
+            await send_answer(refusal(accept.decode("latin-1"), ends_streams=runner.gate.ends_streams), send)
             return
         request.client = client
         token = CURRENT_REQUEST.set(request)
@@ -186,9 +187,13 @@ class _Responder:
             return self._settle(message)
         elif not message.get("more_body", False):
             self.complete = True
-            if self._request is not None and len(message.get("body", b"")) <= ONE_WRITE:
-                self._request.answered = True  # before the client can know it and ask who is being served
+            if (request := self._request) is not None:
+                size = len(message.get("body", b""))
+                request.sent += size
+                if size <= ONE_WRITE:
+                    request.answered = True  # before the client can know it and ask who is being served
         elif self._request is not None:
+            self._request.sent += len(message.get("body", b""))
             self._stream_on(self._request)
         if self.events is not None and message["type"] == "http.response.body":
             return self.events.send(message)
@@ -257,7 +262,7 @@ class _Responder:
     async def send_cut(self) -> None:
         """Answer that the request overstayed, instead of whatever the application still sends."""
         assert self._request is not None
-        self._request.status = CUT.status
+        self._request.status, self._request.sent = CUT.status, len(CUT.body)
         self._replaced = self.complete = True
         await send_answer(CUT, self._send)
 

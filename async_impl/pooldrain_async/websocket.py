@@ -69,7 +69,9 @@ class _Conversation:
 async def serve_websocket(app: ASGIApp, runner: Runner, scope: Scope, receive: Receive, send: Send) -> None:
     """Serve a WebSocket, or refuse it with 503. It is in flight until its client has answered the close."""
     peer: Peer | None = scope.pop(CLIENT, None)
-    request = runner.admit(METHOD, scope["path"], scope["headers"], worker=asyncio.current_task())
+    request = runner.admit(
+        METHOD, scope["path"], scope["headers"], worker=asyncio.current_task(), address=address_of(scope)
+    )
     if request is None:
         await _refuse(scope, receive, send, REFUSED)
         return
@@ -96,6 +98,12 @@ async def serve_websocket(app: ASGIApp, runner: Runner, scope: Scope, receive: R
     finally:
         CURRENT_REQUEST.reset(token)
         runner.end(request)
+
+
+def address_of(scope: Scope) -> str:
+    """The client's address; empty over a Unix socket."""
+    client = scope.get("client")
+    return client[0] if client else ""
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send, answer: Answer) -> None:

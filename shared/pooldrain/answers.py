@@ -70,9 +70,12 @@ def readyz(phase: Phase) -> Answer:
     return answer({"status": "ready" if ready else "not ready", "phase": phase.value}, 200 if ready else 503)
 
 
+EVENT_STREAM = "text/event-stream"
+
+
 def is_event_stream(content_type: str) -> bool:
     """Whether this is the type of a stream of server-sent events (WHATWG HTML, section 9.2)."""
-    return content_type.partition(";")[0].strip().lower() == "text/event-stream"
+    return content_type.partition(";")[0].strip().lower() == EVENT_STREAM
 
 
 # How the bytes of an event end: with an empty line.

@@ -23,6 +23,14 @@ _serial = count(1)
 GivenId = str | Iterable[tuple[bytes, bytes]] | None
 
 
+def fit_id(given: GivenId) -> str | None:
+    """A client's X-Request-ID, if it is fit to be printed."""
+    if given is not None and not isinstance(given, str):
+        given = next((value.decode("latin-1") for name, value in given if name == b"x-request-id"), None)
+    fit = given and len(given) <= LONGEST_ID and given.isascii() and given.isprintable()
+    return given if fit else None
+
+
 def route_label(method: str, path: str) -> str:
     """`GET /work`, safe to print: a path may carry line breaks, which would forge log lines."""
     return printable(f"{method} {path}")
@@ -58,6 +66,8 @@ class InFlightRequest:
     given_up = False  # and it did not unwind in time
     ended = False
     client: Client | None = None  # if the server tells
+    address = ""  # the client's, for the access log
+    sent = 0  # bytes of its answer's body
     end_stream: Callable[[], None] | None = None  # ends its event stream, if it is one that can be ended from outside
 
     def __init__(self, method: str, path: str, given_id: GivenId, started: float, worker: object = None) -> None:
@@ -77,12 +87,7 @@ class InFlightRequest:
     @property
     def request_id(self) -> str:
         """The client's X-Request-ID, if it is fit to be printed, or a number of our own."""
-        given = self.given_id
-        if given is not None and not isinstance(given, str):
-            given = next((value.decode("latin-1") for name, value in given if name == b"x-request-id"), None)
-        if given and len(given) <= LONGEST_ID and given.isascii() and given.isprintable():
-            return given
-        return f"r{self.serial}"
+        return fit_id(self.given_id) or f"r{self.serial}"
 
     @property
     def was_cut(self) -> bool:

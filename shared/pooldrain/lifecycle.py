@@ -14,16 +14,17 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+from pooldrain.access import Access, AccessSink
 from pooldrain.current import functions_at_shutdown
 from pooldrain.errors import StartupError, describe_error
 from pooldrain.gate import RequestGate, Reservation
-from pooldrain.in_flight import Checkout, GivenId, InFlightRequest, route_label
+from pooldrain.in_flight import Checkout, GivenId, InFlightRequest, fit_id, route_label
 from pooldrain.leak_rules import CERTAIN, LeakRule
 from pooldrain.ledger import PINNED_LOOK, Holding, describe
 from pooldrain.phases import Phase, move
 from pooldrain.policy import LeakPolicy, PoolPolicy, ShutdownPolicy
 from pooldrain.probes import Probes
-from pooldrain.problems import CUT
+from pooldrain.problems import CUT, REFUSED
 from pooldrain.shutdown import AnyStep, CutRequest, Done, Failed, PoolCounts, RequestCounts, ShutdownReport, Tally
 from pooldrain.sqla.adoption import fallback_name, given_name
 from pooldrain.sqla.database_url import DatabaseUrl
@@ -129,6 +130,7 @@ class Lifecycle(Generic[PoolT, Hook]):
         self._phase: Phase | None = None  # before the first
         self.policy = policy
         self.probes = Probes()
+        self.access: AccessSink | None = None
         self.told_when_ready: list[Event] = []
         self.signals: list[str] = []
         self.events = told
@@ -343,8 +345,10 @@ class Lifecycle(Generic[PoolT, Hook]):
         given_id: GivenId,
         reservation: Reservation | None = None,
         worker: object = None,
+        *,
+        address: str = "",
     ) -> InFlightRequest | None:
-        """The request, now in flight; None if it has to be refused."""
+        """The request, now in flight; None if it has to be refused. `address`: its client's."""
         with self._lock:
             waited = not self.gate.accepting
             request = self.gate.admit(method, path, given_id, self.clock(), reservation, worker)
@@ -353,6 +357,12 @@ class Lifecycle(Generic[PoolT, Hook]):
                     self.events.emit(RequestRefused(route_label(method, path)))
                 else:
                     self.events.emit(RequestAdmitted(request.request_id, request.route, waited))
+        if request is not None:
+            request.address = address
+        elif self.access is not None:
+            sent = 0 if method == "HEAD" else len(REFUSED.body)
+            refused = Access(address, method, path, REFUSED.status, sent, 0.0, fit_id(given_id) or "-", "refused")
+            self.access(refused)
         return request
 
     def finish(self, request: InFlightRequest, outlives: Callable[[Checkout], bool] | None = None) -> None:
@@ -369,6 +379,21 @@ class Lifecycle(Generic[PoolT, Hook]):
                 self.events.emit(RequestFinished(*self._facts(request)))
             if not self.gate.accepting:
                 self.tell_if_idle_locked()
+        if self.access is not None and not request.given_up:
+            self.access(self._access(request, cut=request.cancelled and request.was_cut))
+
+    def _access(self, request: InFlightRequest, *, cut: bool) -> Access:
+        """What the access log tells of a request."""
+        return Access(
+            client=request.address,
+            method=request.method,
+            path=request.path,
+            status=request.status,
+            sent=0 if request.method == "HEAD" else request.sent,
+            seconds=round(self.clock() - request.started, 6),
+            request_id=request.request_id,
+            outcome="cut" if cut else "served",
+        )
 
     def response_broken(self, request: InFlightRequest | None, method: str, path: str, body: str) -> None:
         """A response is `shorter` or `longer` than it has announced."""
@@ -483,6 +508,9 @@ class Lifecycle(Generic[PoolT, Hook]):
                 self.events.emit(RequestCut(*self._facts(request), self._held_by(request)[0]))
             for holding in self._cut_work:
                 self.events.emit(WorkCut(holding))
+        if self.access is not None:
+            for request in given_up:
+                self.access(self._access(request, cut=True))
         return Done(self.clock(), timed_out=bool(given_up))
 
     def shutdown_functions(self) -> list[tuple[str, Callable[[], object]]]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from pooldrain.answers import Answer, to_json
+from pooldrain.answers import EVENT_STREAM, Answer, is_event_stream, to_json
 from pooldrain.in_flight import InFlightRequest
 
 PROBLEM_JSON = "application/problem+json"
@@ -31,6 +31,15 @@ _RETRY = (("retry-after", str(RETRY_AFTER)),)
 # What a refused request gets; the same bytes every time, so made once.
 REFUSED = problem(503, "the service is shutting down and takes no new requests", _RETRY, close=True)
 CUT = problem(504, "the service is shutting down and this request overstayed its deadline", close=True)
+
+# What a browser's EventSource gets instead, if streams are ended: after any status but 200 it never comes again, after
+# the end of a stream it does (WHATWG HTML, section 9.2.3).
+_EMPTY_STREAM = Answer(200, b": the service restarts\n\n", EVENT_STREAM, (("cache-control", "no-store"),), close=True)
+
+
+def refusal(accept: str | None, *, ends_streams: bool) -> Answer:
+    """What a refused request gets, by its Accept."""
+    return _EMPTY_STREAM if ends_streams and accept is not None and is_event_stream(accept) else REFUSED
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pooldrain.answers import EVENT_ENDS, Answer, is_event_stream
 from pooldrain.gate import BODILESS, CLIENT, CLOSE_CONNECTION, CURRENT_RESERVATION, ONE_WRITE
 from pooldrain.in_flight import CURRENT_REQUEST, Client, InFlightRequest
-from pooldrain.problems import CUT, REFUSED, Failure, is_default_length, is_default_page
+from pooldrain.problems import CUT, Failure, is_default_length, is_default_page, refusal
 from pooldrain.sqla.errors import failure_of, tell_failure
 from pooldrain_sync.runner import Runner
 
@@ -70,9 +70,11 @@ class GateMiddleware:
         client: ThreadedClient | None = environ.get(CLIENT)
         request = None if client is None else client.admitted
         if request is None:
-            request = runner.admit(method, readable(path), environ.get("HTTP_X_REQUEST_ID"), reservation)
+            given_id, address = environ.get("HTTP_X_REQUEST_ID"), environ.get("REMOTE_ADDR", "")
+            request = runner.admit(method, readable(path), given_id, reservation, address=address)
             if request is None:
-                return send(REFUSED, environ, start_response)
+                refused = refusal(environ.get("HTTP_ACCEPT"), ends_streams=runner.gate.ends_streams)
+                return send(refused, environ, start_response)
         request.client = client
         token = CURRENT_REQUEST.set(request)
         exchange = _Exchange(runner, environ, start_response, request, client)
@@ -213,6 +215,8 @@ class _Exchange:
             self._left -= len(data)
             if self._left < 0:
                 raise self._breach("longer")
+        if self._request is not None:
+            self._request.sent += len(data)
         self._write(data)
 
     def replace(self, answer: Answer) -> None:
@@ -235,12 +239,15 @@ class _Exchange:
             for chunk in self.body if self._client is None else self._client.sendable(self.body):
                 if request is not None and not request.cancelled:
                     self._begun = True
-                self._left -= len(chunk)
+                size = len(chunk)
+                if request is not None:
+                    request.sent += size
+                self._left -= size
                 if self._left <= 0:
                     if self._left < 0:
                         raise self._breach("longer")
                     self._complete = True  # whether or not the server finds anybody to send it to
-                    if len(chunk) <= ONE_WRITE and request is not None:
+                    if size <= ONE_WRITE and request is not None:
                         request.answered = True  # before the client can know it and ask who is being served
                 yield chunk
                 if self._events and self._runner.gate.ends_streams and chunk.endswith(EVENT_ENDS):

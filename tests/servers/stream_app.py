@@ -2,12 +2,14 @@
 
 `/ticks` sends an event every few milliseconds, for ever; `/halves` sends each event in two parts; `/flood` sends events
 bigger than any socket's buffers; `/idle` (asyncio only) sends one event, and then waits for ever; `/plain` is a stream
-of another kind, of PLAIN parts. `/echo` and `/stubborn` (asyncio only) are WebSockets; the second does not listen.
+of another kind, of PLAIN parts; `/page` listens to `/who`, which sends its process's number. `/echo` and `/stubborn`
+(asyncio only) are WebSockets; the second does not listen.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
@@ -15,12 +17,21 @@ from typing import Any
 
 import fastapi
 import flask
-from fastapi.responses import StreamingResponse
+from fastapi.responses import HTMLResponse, StreamingResponse
 
 PAUSE = 0.02  # seconds
 PLAIN = 40  # parts
 FLOOD = b"data: " + b"x" * 8_000_000 + b"\n\n"
 EVENTS = "text/event-stream; charset=utf-8"
+
+# Listens to the processes' numbers, and keeps them.
+PAGE = """<!doctype html><title>events</title><script>
+window.pids = [];
+window.errors = 0;
+const source = new EventSource("/who");
+source.onmessage = event => window.pids.push(Number(event.data));
+source.onerror = () => window.errors++;
+</script>"""
 
 closed: list[str] = []  # the streams whose generators were closed
 
@@ -48,6 +59,14 @@ def create_sync(runner: Any) -> flask.Flask:
     @app.get("/flood")
     def flood() -> flask.Response:
         return flask.Response(forever(FLOOD), content_type=EVENTS)
+
+    @app.get("/page")
+    def page() -> str:
+        return PAGE
+
+    @app.get("/who")
+    def who() -> flask.Response:
+        return flask.Response(forever(b"retry: 50\ndata: %d\n\n" % os.getpid()), content_type=EVENTS)
 
     @app.get("/plain")
     def plain() -> flask.Response:
@@ -109,6 +128,14 @@ def create_async(runner: Any) -> fastapi.FastAPI:
             await asyncio.Event().wait()
 
         return StreamingResponse(one(), media_type="text/event-stream")
+
+    @app.get("/page")
+    async def page() -> HTMLResponse:
+        return HTMLResponse(PAGE)
+
+    @app.get("/who")
+    async def who() -> StreamingResponse:
+        return StreamingResponse(forever(b"retry: 50\ndata: %d\n\n" % os.getpid()), media_type="text/event-stream")
 
     @app.get("/plain")
     async def plain() -> StreamingResponse:

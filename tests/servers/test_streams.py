@@ -86,6 +86,28 @@ def test_an_event_stream_is_ended_between_two_events_when_the_drain_begins(
     assert not service.complaints
 
 
+@everywhere
+def test_an_event_source_that_comes_during_the_drain_is_not_sent_away_for_ever(
+    services: Launcher, backend: Backend, connect: Connect
+) -> None:
+    service = services.start_app(backend, stream_app.__name__, *PATIENT)
+    kept = service.connect()
+    kept.get("/closed")
+    held = connect(service, "/plain")
+    held.await_parts(b"part", 1)
+
+    service.send_signal()
+    service.await_drain()
+    answer = kept.ask("GET", "/ticks", headers=[("Accept", "text/event-stream")]).answer()
+
+    assert (answer.status, answer.header("content-type")) == (200, "text/event-stream"), "any other status is for ever"
+    assert answer.closes
+    assert b"data" not in answer.body
+    held.everything()
+    assert service.ended().code == ExitCode.DRAINED
+    assert service.refused == 1
+
+
 def test_a_stream_that_says_nothing_is_ended_on_asyncio(services: Launcher, connect: Connect) -> None:
     service = services.start_app(UVICORN, stream_app.__name__, *PATIENT)
     stream = connect(service, "/idle")

@@ -15,6 +15,7 @@ from pooldrain.lifecycle import Lifecycle
 from pooldrain.probes import Probes
 from pooldrain.runtime.options.application import AppName, Kind, check_application, load_application
 from pooldrain.runtime.options.settings import Settings
+from pooldrain.runtime.output.access import access_log
 from pooldrain.runtime.output.events import EventLog
 from pooldrain.runtime.process.at_exit import AtExit
 from pooldrain.sqla import adoption
@@ -59,6 +60,7 @@ def assemble(
     events = EventLog(settings.transcript, time.monotonic)
     made = runner(None, settings.shutdown, events=events, lock=lock)
     made.probes = Probes(settings.probes, settings.livez_path, settings.readyz_path)
+    made.access = access_log(settings.access_log)
     set_current_runner(made)
 
     def give_pool() -> None:

@@ -24,7 +24,7 @@ from pooldrain.answers import Answer
 from pooldrain.errors import InvalidRequest
 from pooldrain.gate import CLIENT, CLOSE_CONNECTION, CURRENT_RESERVATION
 from pooldrain.policy import HttpPolicy
-from pooldrain.problems import CUT, INTERNAL_ERROR, REFUSED, invalid_request
+from pooldrain.problems import CUT, INTERNAL_ERROR, invalid_request, refusal
 from pooldrain.runtime.listener import (
     ACCEPT_BATCH,
     BACKLOG,
@@ -41,7 +41,7 @@ from pooldrain_sync.engine.connection import Connection, Interruption
 from pooldrain_sync.engine.exchange import SOFTWARE, Exchange, FileWrapper
 from pooldrain_sync.engine.lookout import Lookout
 from pooldrain_sync.engine.poller import make_poller
-from pooldrain_sync.engine.request import BODY_KEPT, Request, StreamedBody, base_environ, environ_of
+from pooldrain_sync.engine.request import BODY_KEPT, Request, StreamedBody, base_environ, client_address, environ_of
 from pooldrain_sync.engine.threads import ServingThreads
 from pooldrain_sync.engine.tls import TlsSocket
 from pooldrain_sync.middleware import readable
@@ -280,9 +280,9 @@ class Engine:
             self._refuse_invalid(conn, request)
             return None
         if request.admitted is None and request.path not in self._runner.probes.uncounted:
-            request.admitted = self._admit(request)
+            request.admitted = self._admit(conn, request)
             if request.admitted is None:
-                return self._answer(conn, REFUSED)
+                return self._answer(conn, self._refusal(request))
         if request.kept >= BODY_KEPT:
             return conn
         if request.expects:
@@ -291,8 +291,13 @@ class Engine:
         self._await(conn)
         return None
 
-    def _admit(self, request: Request) -> Any:
-        return self._runner.admit(request.method, readable(request.path), request.header(b"x-request-id"))
+    def _admit(self, conn: Connection, request: Request) -> Any:
+        given_id = request.header(b"x-request-id")
+        address = client_address(request, conn.peer[0], self._proxies) if self._runner.access is not None else ""
+        return self._runner.admit(request.method, readable(request.path), given_id, address=address)
+
+    def _refusal(self, request: Request) -> Answer:
+        return refusal(request.header(b"accept"), ends_streams=self._runner.gate.ends_streams)
 
     def _refuse_invalid(self, conn: Connection, request: Request) -> None:
         """Answer what is no valid HTTP, as all servers do."""
@@ -458,8 +463,8 @@ class Engine:
         if request.admitted is None and request.reservation is None:
             request.reservation = self._runner.reserve()
             if request.reservation is None:
-                self._admit(request)  # which counts it as refused
-                return self._answer(conn, REFUSED)
+                self._admit(conn, request)  # which counts it as refused
+                return self._answer(conn, self._refusal(request))
         self._serving.queue(conn)
         return None
 
@@ -541,8 +546,8 @@ class Engine:
         request = conn.requests[0]
         if request.reservation is not None:
             self._runner.release(request.reservation)
-            self._admit(request)  # which counts it as refused
-        return self._answer(conn, REFUSED)
+            self._admit(conn, request)  # which counts it as refused
+        return self._answer(conn, self._refusal(request))
 
     def close_all(self) -> bool:
         """Close the connections on which nothing has come, and those that linger; False if something has."""

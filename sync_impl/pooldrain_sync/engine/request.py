@@ -255,6 +255,12 @@ def environ_of(
     return environ
 
 
+def client_address(request: Request, peer: str, proxies: TrustedProxies | None) -> str:
+    """Who has sent a request, as trusted proxies say."""
+    told = None if proxies is None else proxies.forwarded(peer, request.values).client
+    return peer if told is None else told[0]
+
+
 def _believe(proxies: TrustedProxies, request: Request, peer: str, environ: dict[str, Any]) -> None:
     """What a trusted proxy has said of a request takes the place of what its connection says."""
     told = proxies.forwarded(peer, request.values)

@@ -62,7 +62,7 @@ from pooldrain.transcript import Listening
 from pooldrain_sync.assembly import build
 from pooldrain_sync.engine.exchange import SOFTWARE
 from pooldrain_sync.engine.lookout import Lookout, run_slots
-from pooldrain_sync.engine.request import RequestParser, base_environ, environ_of
+from pooldrain_sync.engine.request import RequestParser, base_environ, client_address, environ_of
 from pooldrain_sync.middleware import readable
 from pooldrain_sync.runner import Runner
 from pooldrain_sync.servers.ending import Ending
@@ -245,12 +245,16 @@ class DrainChannel(HTTPChannel):
         runner = self.server.runner
         if request.admitted is None and request.path not in runner.probes.uncounted:
             given_id = request.request.header(b"x-request-id")
-            request.admitted = runner.admit(request.command, readable(request.path), given_id)
+            address = "" if runner.access is None else self._address(request)
+            request.admitted = runner.admit(request.command, readable(request.path), given_id, address=address)
             if request.admitted is None:
                 self._answer_instead_of_serving(request, REFUSED)
                 return
         if request.expect_continue and not self.sent_continue:
             self.send_continue()
+
+    def _address(self, request: DrainRequest) -> str:
+        return client_address(request.request, self.addr[0], self.server.proxies)
 
     def service(self) -> None:
         """Serve one request, in a thread."""

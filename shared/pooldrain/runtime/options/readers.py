@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from pooldrain.access import AccessForm
 from pooldrain.policy import Streams
 from pooldrain.probes import AnsweredBy
 from pooldrain.proxies import TrustedProxies
@@ -143,6 +144,9 @@ loop = OneOf(get_args(Loop))
 streams = OneOf(get_args(Streams))
 
 
+access_form = OneOf(get_args(AccessForm))
+
+
 log_format = OneOf(get_args(LogFormat))
 
 
@@ -223,7 +227,10 @@ def output_file(text: str) -> Path:
 
 # What stands for a value in the help.
 METAVARS: dict[Callable[[str], Any], str] = {
-    **{choice: "|".join(choice.choices) for choice in (sync_server, log_format, log_level, probes, loop, streams)},
+    **{
+        choice: "|".join(choice.choices)
+        for choice in (sync_server, log_format, log_level, probes, loop, streams, access_form)
+    },
     address: "HOST:PORT|unix:PATH",
     octal: "MODE",
     parse_app: "APP",

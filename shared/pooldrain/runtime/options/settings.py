@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from pooldrain import __version__
+from pooldrain.access import AccessForm
 from pooldrain.errors import ConfigurationError
 from pooldrain.policy import HttpPolicy, LeakPolicy, PoolPolicy, ShutdownPolicy
 from pooldrain.printable import printable
@@ -72,6 +73,7 @@ class Settings:
     shutdown: ShutdownPolicy
     report: Path | None
     transcript: Path | None
+    access_log: AccessForm
     log_format: LogFormat
     log_level: LogLevel
     told: tuple[Told, ...]  # every option, for people
@@ -173,6 +175,7 @@ def load_settings(backend: Backend, argv: Sequence[str], environ: Mapping[str, s
         readyz_path=values["readyz_path"],
         report=values["report"],
         transcript=values["transcript"],
+        access_log=values["access_log"],
         log_format=values["log_format"],
         log_level=values["log_level"],
         told=tuple(told),

@@ -12,6 +12,7 @@ from pooldrain.runtime.options.application import parse_app
 from pooldrain.runtime.options.readers import (
     METAVARS,
     OneOf,
+    access_form,
     address,
     boolean,
     bytes_or_off,
@@ -235,6 +236,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
     "Output": (
         Option("report", output_file, "write the shutdown report there, as JSON"),
         Option("transcript", output_file, "write every event there, as JSON lines"),
+        Option("access-log", access_form, "a line for each request, on stdout", "off"),
         Option("log-format", log_format, "form of the log on stderr", "console"),
         Option("log-level", log_level, "least level that is logged", "info"),
     ),

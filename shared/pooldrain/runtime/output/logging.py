@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 from pooldrain.printable import json_line, printable, traceback_lines
 from pooldrain.runtime.output.writer import Output
@@ -37,7 +37,7 @@ def configure_logging(log_format: LogFormat, log_level: LogLevel) -> None:
     for handler in [handler for handler in root.handlers if isinstance(handler, StderrHandler)]:
         root.removeHandler(handler)
     root.setLevel(log_level.upper())
-    descriptor = _stderr_descriptor()
+    descriptor = descriptor_of(sys.stderr)
     if descriptor is None:
         root.addHandler(logging.NullHandler())  # or logging would fall back on its handler of last resort
     else:
@@ -160,9 +160,9 @@ def _traceback(record: logging.LogRecord) -> list[str]:
     return [] if error is None else list(traceback_lines(error))
 
 
-def _stderr_descriptor() -> int | None:
-    """Descriptor of a stderr that is open; None otherwise, since number 2 may then be somebody's socket."""
+def descriptor_of(stream: TextIO | None) -> int | None:
+    """Descriptor of a standard stream that is open; None otherwise, since its number may then be somebody's socket."""
     try:
-        return None if sys.stderr is None else sys.stderr.fileno()
+        return None if stream is None else stream.fileno()
     except (OSError, ValueError):
         return None
