@@ -91,7 +91,8 @@ class GateMiddleware:
             return
         # The server knows the task; asking asyncio for it costs a system call.
         worker = asyncio.current_task() if client is None else client.task
-        request = runner.admit(method, path, scope["headers"], worker=worker, address=address_of(scope))
+        address = "" if runner.access is None else address_of(scope)
+        request = runner.admit(method, path, scope["headers"], worker=worker, address=address)
         if request is None:
             accept = next((value for name, value in scope["headers"] if name == b"accept"), b"")
             await send_answer(refusal(accept.decode("latin-1"), ends_streams=runner.gate.ends_streams), send)

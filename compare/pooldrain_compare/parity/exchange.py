@@ -56,6 +56,8 @@ def answers_in(data: bytes) -> list[dict[str, Any]]:
         body, whole, data = _take_body(head.lower(), data)
         if not whole:
             shown = "broken off"
+        elif b"content-type: text/event-stream" in head.lower():  # how many there are is chance
+            shown = "whole events" if not body or body.endswith(b"\n\n\r\n") else "half an event at its end"
         else:
             shown = f"{len(body)} bytes" if len(body) > SHOWN else body.decode("utf-8", "backslashreplace")
         headers = [f"{name}: {value}" for name, value in header_lines(head + b"\r\n")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pooldrain.phases import Phase
 from pooldrain_compare.parity.scenarios.vocabulary import (
+    BOTH,
     CROWD,
     SIGTERM,
     Admitted,
@@ -256,6 +257,43 @@ CLIENTS: tuple[Scenario, ...] = (
             exit_code=3,
             outcome="cut",
             received={"endless": (200,)},
+            cut=1,
+            after_last_act=_BY_THEN,
+            phases=_IN_FULL,
+        ),
+    ),
+    Scenario(
+        name="event-streams-end",
+        shows="streams of events, which never end by themselves, are ended when the drain begins and hold nobody up",
+        databases=BOTH,
+        steps=(
+            Connect("one"),
+            Write("one", raw("GET", "/events", "one")),
+            Answering("one"),
+            Event("checkin", request="one"),
+            Connect("two"),
+            Write("two", raw("GET", "/events", "two")),
+            Answering("two"),
+            Event("checkin", request="two"),
+            SIGTERM,
+        ),
+        expect=Expect(received={"one": (200,), "two": (200,)}),
+    ),
+    Scenario(
+        name="event-stream-is-cut",
+        shows="a stream of events has the time of the drain if that is wanted (`--streams finish`), and is broken off",
+        policy=(*_DRAIN, "--streams", "finish"),
+        steps=(
+            Connect("events"),
+            Write("events", raw("GET", "/events", "events")),
+            Answering("events"),
+            Event("checkin", request="events"),
+            SIGTERM,
+        ),
+        expect=Expect(
+            exit_code=3,
+            outcome="cut",
+            received={"events": (200,)},
             cut=1,
             after_last_act=_BY_THEN,
             phases=_IN_FULL,

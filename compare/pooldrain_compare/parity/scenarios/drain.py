@@ -355,25 +355,6 @@ DRAIN: tuple[Scenario, ...] = (
         steps=(Start("stream", "/stream?latch=q"), FirstBytes("stream"), AtQuery("q"), SIGTERM, Answered(("stream",))),
         expect=Expect(exit_code=3, outcome="cut", answers={"stream": None}, cut=1, phases=SHORT_DRAIN_BAND),
     ),
-    Scenario(
-        name="event-streams-end",
-        shows="streams of events are ended when the drain begins, each between two events, and hold nobody up",
-        databases=BOTH,
-        steps=(
-            *(Start(name, "/events") for name in ("one", "two")),
-            *(FirstBytes(name) for name in ("one", "two")),
-            SIGTERM,
-            Answered(("one", "two")),
-        ),
-        expect=Expect(answers={"one": 200, "two": 200}),
-    ),
-    Scenario(
-        name="event-stream-is-cut",
-        shows="a stream of events has the time of the drain if that is wanted (`--streams finish`), and is broken off",
-        policy=(*SHORT_DRAIN, "--streams", "finish"),
-        steps=(Start("events", "/events"), FirstBytes("events"), SIGTERM, Answered(("events",))),
-        expect=Expect(exit_code=3, outcome="cut", answers={"events": None}, cut=1, phases=SHORT_DRAIN_BAND),
-    ),
     # --- transactions ---
     Scenario(
         name="transaction-commits",
