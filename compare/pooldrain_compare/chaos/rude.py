@@ -77,7 +77,7 @@ def _flooder(client: socket.socket) -> None:
     client.settimeout(0.1)
     with contextlib.suppress(TimeoutError):
         for _ in range(1000):
-            client.sendall(b"\x82\xfe\x10\x00\x00\x00\x00\x00" + b"x" * 4096)
+            client.sendall(b"\x81\xfe\x10\x00\x00\x00\x00\x00" + b"x" * 4096)
 
 
 # Of an application that has streams of events and WebSockets: `/events` and `/talk`.
