@@ -28,6 +28,7 @@ def _wsgi(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes
         "scheme": environ["wsgi.url_scheme"],
         "client": environ["REMOTE_ADDR"],
         "root": environ["SCRIPT_NAME"],
+        "server": [environ["SERVER_NAME"], int(environ["SERVER_PORT"])],
         "told": {key[5:].replace("_", "-").lower(): value for key, value in environ.items() if "HTTP_X_T" in key},
     }
     body = json.dumps(seen).encode()
@@ -66,6 +67,7 @@ async def _asgi(scope: Scope, receive: Receive, send: Send) -> None:
         "scheme": scope["scheme"],
         "client": scope["client"][0] if scope["client"] else "",
         "root": root,
+        "server": list(scope["server"] or ()),
         "told": told,
     }
     body = json.dumps(seen).encode()

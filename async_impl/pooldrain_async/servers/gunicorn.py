@@ -6,13 +6,12 @@ Patches internals of uvicorn 0.54.0: the timers of connections that are kept ope
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from contextlib import suppress
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pooldrain.runtime.listener import BROKEN_PAUSE, IDLE_LIMIT
+from pooldrain.runtime.listener import BROKEN_PAUSE, IDLE_LIMIT, Listener
 from pooldrain.runtime.master.master import run_master
 from pooldrain.runtime.master.worker import ManagedWorker
 from pooldrain.runtime.process.exit import fast_exit, told_in_one_line
@@ -86,7 +85,7 @@ class WorkerServer(UvicornServer):
     """The server of one of several processes, which may leave the listener to the others."""
 
     def __init__(
-        self, app: ASGIApp, runner: Runner, listener: socket.socket, listening: Listening, worker: DrainWorker
+        self, app: ASGIApp, runner: Runner, listener: Listener, listening: tuple[Listening, ...], worker: DrainWorker
     ) -> None:
         super().__init__(
             app,

@@ -44,6 +44,7 @@ from pooldrain.runtime.listener import (
     FIRST_BYTES,
     LINGER_LIMIT,
     AcceptExhausted,
+    Listener,
     accepted,
     cannot_listen,
     drop_new_connections,
@@ -505,8 +506,8 @@ class UvicornServer(uvicorn.Server):
         self,
         app: ASGIApp,
         runner: Runner,
-        listener: socket.socket,
-        listening: Listening,
+        listener: Listener,
+        listening: tuple[Listening, ...],
         watch: SignalWatch,
         settings: Settings,
         *,
@@ -560,7 +561,8 @@ class UvicornServer(uvicorn.Server):
             raise StartupError("the application's lifespan did not start; the log says why")
         freeze_startup()
         self._start()
-        self._runner.events.emit(self._listening)
+        for each in self._listening:
+            self._runner.events.emit(each)
         asyncio.get_running_loop().add_reader(self._watch, self._woken)
         self._attend_signals()
         while not self._stopped.is_set():
@@ -607,7 +609,8 @@ class UvicornServer(uvicorn.Server):
         try:
             self._listener.listen(BACKLOG)
         except OSError as error:
-            raise cannot_listen(self._listening.host, self._listening.port, error) from error
+            first = self._listening[0]
+            raise cannot_listen(first.host, first.port, error) from error
         self._listener.setblocking(False)
         self._accept_again()
 

@@ -52,12 +52,14 @@ class Backend:
         report, transcript = self.report(directory), self.transcript(directory)
         for left in (report, transcript):  # of an earlier run: a transcript is appended to
             left.unlink(missing_ok=True)
+        bind = () if "--bind" in options else ("--bind", "127.0.0.1:0")
         files = ("--report", str(report), "--transcript", str(transcript))
         return ServerProcess(
             python_module(
                 self.module,
                 *self.options,
-                *("--bind", "127.0.0.1:0", "--log-format", "json"),
+                *bind,
+                *("--log-format", "json"),
                 *(files if observed else ()),
                 *options,
             ),

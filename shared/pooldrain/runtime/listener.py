@@ -11,6 +11,7 @@ import fcntl
 import math
 import os
 import select
+import selectors
 import socket
 import stat
 import struct
@@ -18,8 +19,8 @@ import sys
 import termios
 import time
 import weakref
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -83,6 +84,88 @@ def bind_socket(host: str, port: int, mode: int = 0o666) -> socket.socket:
     return listener
 
 
+def bind_all(addresses: Sequence[tuple[str, int]], mode: int) -> list[socket.socket]:
+    """A bound socket for each of these, or none of them. Raises StartupError."""
+    bound: list[socket.socket] = []
+    try:
+        for host, port in addresses:
+            bound.append(bind_socket(host, port, mode))
+    except StartupError:
+        for listener in bound:
+            _unlink(listener)
+            listener.close()
+        raise
+    return bound
+
+
+class Listeners:
+    """Several listening sockets, as a server sees one: readable as soon as any of them has a client.
+
+    Its descriptor is a poller's own, which other pollers can wait for (epoll(7), kqueue(2)).
+    """
+
+    def __init__(self, sockets: Sequence[socket.socket]) -> None:
+        self.sockets = tuple(sockets)
+        self.family = self.sockets[0].family
+        self.type, self.proto = self.sockets[0].type, self.sockets[0].proto
+        self._selector = selectors.DefaultSelector()
+        for each in self.sockets:
+            self._selector.register(each, selectors.EVENT_READ)
+        self._next = 0  # whose turn it is
+        self._closed = False
+
+    def fileno(self) -> int:
+        """The poller's descriptor; -1 once it is closed."""
+        if self._closed:
+            return -1
+        descriptor: int = getattr(self._selector, "fileno")()  # noqa: B009 - of the pollers that have one
+        return descriptor
+
+    def getsockname(self) -> Any:
+        """The first one's address."""
+        return self.sockets[0].getsockname()
+
+    def setblocking(self, blocking: bool) -> None:
+        """For all of them."""
+        for each in self.sockets:
+            each.setblocking(blocking)
+
+    def listen(self, backlog: int) -> None:
+        """All of them. Raises OSError."""
+        for each in self.sockets:
+            each.listen(backlog)
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """A client of any of them, by turns. Raises BlockingIOError if there is none, and OSError."""
+        for _ in self.sockets:
+            self._next = (self._next + 1) % len(self.sockets)
+            try:
+                return self.sockets[self._next].accept()
+            except BlockingIOError:
+                continue
+        raise BlockingIOError
+
+    def close(self) -> None:
+        """All of them."""
+        self._closed = True
+        self._selector.close()
+        for each in self.sockets:
+            each.close()
+
+
+Listener = socket.socket | Listeners
+
+
+def joined(sockets: Sequence[socket.socket]) -> Listener:
+    """One listener for all of these."""
+    return sockets[0] if len(sockets) == 1 else Listeners(sockets)
+
+
+def each_of(listener: Listener) -> tuple[socket.socket, ...]:
+    """The sockets of a listener."""
+    return listener.sockets if isinstance(listener, Listeners) else (listener,)
+
+
 def _bind_path(path: str, mode: int) -> socket.socket:
     """The same for a Unix socket. One that nobody listens on any more is removed first."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -124,20 +207,20 @@ def is_path(host: str) -> bool:
     return host.startswith("/")
 
 
-def server_address(listener: socket.socket) -> tuple[str, int]:
-    """Host and port of a listener, as CGI wants them; a Unix socket has none of its own."""
+def server_address(listener: Listener) -> tuple[str, int]:
+    """Host and port of a listener, or of our end of a connection, as CGI wants them; a Unix socket has none."""
     return ("localhost", 80) if listener.family == socket.AF_UNIX else listener.getsockname()[:2]
 
 
 _listeners: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
 
-def keep_from_children(listener: socket.socket) -> None:
+def keep_from_children(listener: Listener) -> None:
     """Close a listener of this process in its children.
 
     One that outlives its service would keep the address, and clients would wait in vain.
     """
-    _listeners.add(listener)
+    _listeners.update(each_of(listener))
 
 
 def _close_in_child() -> None:
@@ -177,7 +260,7 @@ class AcceptExhausted(Exception):
     """No descriptor or memory is left for another connection: accept nothing for ACCEPT_PAUSE seconds."""
 
 
-def accepted(listener: socket.socket, limit: int = BACKLOG) -> Iterator[tuple[socket.socket, Any]]:
+def accepted(listener: Listener, limit: int = BACKLOG) -> Iterator[tuple[socket.socket, Any]]:
     """The connections that wait on a non-blocking listener, each with its client's address; `limit` at most.
 
     The one policy of all servers for what `accept` may fail with (accept(2), "Error handling"): a client that has left,
@@ -213,24 +296,27 @@ _DROP_SYN = b"".join(
 )
 
 
-def drop_new_connections(listener: socket.socket) -> None:
+def drop_new_connections(listener: Listener) -> None:
     """Have the kernel drop attempts to connect, so that the queue can be emptied and nothing comes after.
 
     A Unix socket loses its name instead. Without it, what the kernel completes between the last `accept` and `close` is
     reset, with its request. A client whose attempt is dropped tries again after a second, and finds the next process,
     or nobody. Linux only (SO_ATTACH_FILTER, socket(7)); elsewhere that short moment remains.
     """
-    if listener.family == socket.AF_UNIX:
-        _unlink(listener)
-        return
     program = ctypes.create_string_buffer(_DROP_SYN)
-    with suppress(OSError):
-        option = struct.pack("HL", len(_DROP_SYN) // 8, ctypes.addressof(program))
-        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, option)
+    for each in each_of(listener):
+        if each.family == socket.AF_UNIX:
+            _unlink(each)
+            continue
+        with suppress(OSError):
+            option = struct.pack("HL", len(_DROP_SYN) // 8, ctypes.addressof(program))
+            each.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, option)
 
 
 def _unlink(listener: socket.socket) -> None:
     """Remove a Unix socket's name, if it is still that of this one: a successor may have taken it."""
+    if listener.family != socket.AF_UNIX:
+        return
     with suppress(OSError):
         path = Path(listener.getsockname())
         there = path.lstat()
@@ -261,7 +347,7 @@ def has_taken_all(connection: int) -> bool:
     return False
 
 
-def refuse_queued(listener: socket.socket, response: bytes, deadline: float = math.inf) -> int:
+def refuse_queued(listener: Listener, response: bytes, deadline: float = math.inf) -> int:
     """Answer every connection that the kernel still queues with `response`, all together, then close the listener.
 
     For who is the last to listen: what came too late is refused, not reset. Waits FIRST_BYTES at most for the requests,
@@ -270,7 +356,7 @@ def refuse_queued(listener: socket.socket, response: bytes, deadline: float = ma
     """
     drop_new_connections(listener)
     listener.setblocking(False)
-    with listener, _LateClients(response) as late:
+    with closing(listener), _LateClients(response) as late:
         silent_until = time.monotonic() + FIRST_BYTES
         exhausted = late.accept(listener)
         while late:
@@ -307,7 +393,7 @@ class _LateClients:
     def __len__(self) -> int:
         return len(self._clients)
 
-    def accept(self, listener: socket.socket) -> bool:
+    def accept(self, listener: Listener) -> bool:
         """Accept who is queued; True if there was no room for all of them."""
         try:
             for client, _address in accepted(listener):

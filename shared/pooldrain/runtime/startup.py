@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import socket
 from dataclasses import dataclass
 
 from pooldrain.runtime.embedded import EmbeddedDatabase
-from pooldrain.runtime.listener import bind_socket, keep_from_children, server_address
+from pooldrain.runtime.listener import Listener, bind_all, each_of, joined, keep_from_children, server_address
 from pooldrain.runtime.options.application import takes_runner
 from pooldrain.runtime.options.settings import Settings
 from pooldrain.runtime.output.logging import configure_logging
@@ -29,9 +28,9 @@ class Ground:
     url: DatabaseUrl | None  # None: the service has no pool of its own
     watch: SignalWatch
 
-    def bind(self) -> socket.socket:
+    def bind(self) -> Listener:
         """The listening socket of the only process, bound; its children do not have it. Raises StartupError."""
-        listener = bind_socket(self.settings.host, self.settings.port, self.settings.socket_mode)
+        listener = joined(bind_all(self.settings.binds, self.settings.socket_mode))
         keep_from_children(listener)
         return listener
 
@@ -41,10 +40,13 @@ class Ground:
         self.watch.listen(watchdog.arm)
         return watchdog
 
-    def listening(self, listener: socket.socket) -> Listening:
-        """What to tell when the process listens."""
+    def listening(self, listener: Listener) -> tuple[Listening, ...]:
+        """What to tell when the process listens, for each address."""
         settings = self.settings
-        return Listening(settings.host, server_address(listener)[1], settings.server, os.getpid())
+        return tuple(
+            Listening(host, server_address(each)[1], settings.server, os.getpid())
+            for (host, _), each in zip(settings.binds, each_of(listener), strict=True)
+        )
 
     def finish(self, report: ShutdownReport) -> int:
         """Write the report of the only process where it is asked for; the exit code."""

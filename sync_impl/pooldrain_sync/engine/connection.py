@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from pooldrain.request_head import Limits
 from pooldrain.runtime.listener import STALLED, has_taken_all
@@ -87,6 +88,7 @@ class Connection:
     invalid: Exception | None = None  # what was wrong with what it has sent
     closed = False
     told = False  # its last answer has said that it is the last
+    base: dict[str, Any] | None = None  # of its WSGI environment, if there are several addresses to come to
     head_until = 0.0  # monotonic seconds; when the head that is coming has to be complete
 
     def __init__(

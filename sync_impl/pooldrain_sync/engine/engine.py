@@ -33,6 +33,8 @@ from pooldrain.runtime.listener import (
     LINGER_LIMIT,
     STALLED,
     AcceptExhausted,
+    Listener,
+    Listeners,
     accepted,
     has_arrived,
     server_address,
@@ -41,7 +43,7 @@ from pooldrain_sync.engine.connection import Connection, Interruption
 from pooldrain_sync.engine.exchange import SOFTWARE, Exchange, FileWrapper
 from pooldrain_sync.engine.lookout import Lookout
 from pooldrain_sync.engine.poller import make_poller
-from pooldrain_sync.engine.request import BODY_KEPT, Request, StreamedBody, base_environ, client_address, environ_of
+from pooldrain_sync.engine.request import BODY_KEPT, Request, StreamedBody, at, base_environ, client_address, environ_of
 from pooldrain_sync.engine.threads import ServingThreads
 from pooldrain_sync.engine.tls import TlsSocket
 from pooldrain_sync.middleware import readable
@@ -66,7 +68,7 @@ class Engine:
         self,
         app: WSGIApplication,
         runner: Runner,
-        listener: socket.socket,
+        listener: Listener,
         *,
         threads: int,
         slots: int,
@@ -171,7 +173,7 @@ class Engine:
         """Have the application serve a request; the connection, if the next one is to be served now."""
         exchange = Exchange(conn, request)
         conn.begun = False
-        environ = environ_of(self._base, request, conn.peer, self._proxies)
+        environ = environ_of(conn.base or self._base, request, conn.peer, self._proxies)
         environ["wsgi.input"] = request.input if request.complete else self._streamed(conn, request)
         environ[CLIENT] = exchange
         environ[CLOSE_CONNECTION] = exchange.force_close
@@ -422,6 +424,7 @@ class Engine:
         """Accept who is queued. Raises AcceptExhausted, OSError."""
         for client, peer in accepted(self.listener, limit):
             client.setblocking(False)
+            server = server_address(client)
             with contextlib.suppress(OSError):  # it has left
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             try:
@@ -430,6 +433,8 @@ class Engine:
                 client.close()
                 continue
             conn = Connection(sock, peer[:2], self._interruption, self._arm_to_send, self._limits)
+            if isinstance(self.listener, Listeners):
+                conn.base = self._base | at(server)
             now = time.monotonic()
             conn.first_bytes_until = now + FIRST_BYTES
             self._conns[conn.fd] = conn

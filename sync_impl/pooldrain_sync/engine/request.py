@@ -212,12 +212,16 @@ def _environ_name(name: bytes) -> str | None:
     return key
 
 
+def at(address: tuple[str, int]) -> dict[str, Any]:
+    """What the WSGI environment says of the address that a request came to."""
+    return {"SERVER_NAME": address[0], "SERVER_PORT": str(address[1])}
+
+
 def base_environ(address: tuple[str, int], software: str, root_path: str = "") -> dict[str, Any]:
-    """What is the same for all requests to an address."""
+    """What is the same for all requests to an address (see `at`)."""
     return {
         "SCRIPT_NAME": root_path,
-        "SERVER_NAME": address[0],
-        "SERVER_PORT": str(address[1]),
+        **at(address),
         "SERVER_SOFTWARE": software,
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": "http",

@@ -103,7 +103,8 @@ class DrainWorker(ManagedWorker):
         freeze_startup()
         engine.start()
         self.accepts_requests()  # first: who reads that we listen may send SIGHUP
-        runner.events.emit(listening)
+        for each in listening:
+            runner.events.emit(each)
         report = ending.turn((self.watch.fileno(), engine.lookout.woken), self._patience, self._turn)
         fast_exit(ExitCode.DISPOSE_FAILED if report is None else report.exit_code)
 

@@ -45,9 +45,12 @@ from pooldrain.runtime.listener import (
     MOST_CONNECTIONS,
     REFUSING_THREADS,
     AcceptExhausted,
+    Listener,
+    Listeners,
     accepted,
     cannot_listen,
     drop_new_connections,
+    each_of,
     has_arrived,
     has_taken_all,
     refuse_queued,
@@ -62,7 +65,7 @@ from pooldrain.transcript import Listening
 from pooldrain_sync.assembly import build
 from pooldrain_sync.engine.exchange import SOFTWARE
 from pooldrain_sync.engine.lookout import Lookout, run_slots
-from pooldrain_sync.engine.request import RequestParser, base_environ, client_address, environ_of
+from pooldrain_sync.engine.request import RequestParser, at, base_environ, client_address, environ_of
 from pooldrain_sync.middleware import readable
 from pooldrain_sync.runner import Runner
 from pooldrain_sync.servers.ending import Ending
@@ -154,6 +157,8 @@ class DrainTask(WSGITask):
         """The WSGI environment: that of the other threaded server."""
         server, request = self.channel.server, self.request.request
         environ = environ_of(server.base, request, self.channel.addr, server.proxies)
+        if isinstance(server.socket, Listeners) and self.channel.socket is not None:
+            environ |= at(server_address(self.channel.socket))
         environ["wsgi.input"] = request.input
         environ[CLIENT] = self
         environ[CLOSE_CONNECTION] = self.set_close_on_finish
@@ -426,7 +431,7 @@ class DrainServer(TcpWSGIServer):
     _fileno: int | None
 
     def __init__(
-        self, app: Any, runner: Runner, listener: socket.socket, threads: int, slots: int, http: HttpPolicy
+        self, app: Any, runner: Runner, listener: Listener, threads: int, slots: int, http: HttpPolicy
     ) -> None:
         self.runner = runner
         self.limits = http.limits
@@ -442,7 +447,7 @@ class DrainServer(TcpWSGIServer):
         dispatcher = self.threads = SlotDispatcher(self.map, self.lookout.slots)
         self.serving = threading.local()  # `channel`: what this thread serves
         adjustments = Adjustments(
-            sockets=[listener],
+            sockets=[each_of(listener)[0]],  # which nobody looks at again
             threads=threads,
             backlog=BACKLOG,
             connection_limit=MOST_CONNECTIONS + 1,  # the listener is one to waitress
@@ -457,9 +462,19 @@ class DrainServer(TcpWSGIServer):
         listener.setblocking(False)
         sockinfo = (listener.family, listener.type, listener.proto, listener.getsockname())
         super().__init__(
-            app, self.map, False, listener, dispatcher=dispatcher, adj=adjustments, sockinfo=sockinfo, bind_socket=False
+            app,
+            self.map,
+            False,
+            listener,  # type: ignore[arg-type]  # one or several
+            dispatcher=dispatcher,
+            adj=adjustments,
+            sockinfo=sockinfo,
+            bind_socket=False,
         )
         dispatcher.set_thread_count(threads)
+
+    def set_reuse_addr(self) -> None:
+        """Was done when it was bound."""
 
     def getsockname(self) -> Any:
         """What waitress tells of itself to nobody."""
@@ -588,7 +603,7 @@ class DrainServer(TcpWSGIServer):
 class WaitressServer:
     """The loop around waitress: serves until the runner's shutdown is over."""
 
-    def __init__(self, app: Any, runner: Runner, ground: Ground, listener: socket.socket, watchdog: Watchdog) -> None:
+    def __init__(self, app: Any, runner: Runner, ground: Ground, listener: Listener, watchdog: Watchdog) -> None:
         self._runner = runner
         self._watch = ground.watch
         self._waitress = DrainServer(app, runner, listener, ground.settings.threads, run_slots(), ground.settings.http)
@@ -598,7 +613,7 @@ class WaitressServer:
         self._stop: Stop | None = None
         self._ending = Ending(runner, ground.watch, due=self._due, shut_down=self._shut_down, wake=self._wake)
 
-    def serve(self, listening: Listening) -> ShutdownReport:
+    def serve(self, listening: tuple[Listening, ...]) -> ShutdownReport:
         """Serve until a signal has led to the end; the report of it. Raises StartupError."""
         self._watchdog.exit_code = ExitCode.DISPOSE_FAILED  # if nothing better is known
         lookout = self._waitress.lookout
@@ -607,8 +622,9 @@ class WaitressServer:
         try:
             self._waitress.start()
         except OSError as error:
-            raise cannot_listen(listening.host, listening.port, error) from error
-        self._runner.events.emit(listening)
+            raise cannot_listen(listening[0].host, listening[0].port, error) from error
+        for each in listening:
+            self._runner.events.emit(each)
         report = self._ending.turn((self._watch.fileno(), lookout.woken), self._patience, self._turn)
         assert report is not None, "the runner's thread died"
         self._watchdog.exit_code = report.exit_code

@@ -34,7 +34,7 @@ from gunicorn.sock import TCPSocket, UnixSocket
 
 from pooldrain.exit_codes import ExitCode, by_signal, worst_exit_code
 from pooldrain.problems import REFUSED
-from pooldrain.runtime.listener import bind_socket, cannot_listen, refuse_queued, server_address
+from pooldrain.runtime.listener import bind_all, cannot_listen, refuse_queued, server_address
 from pooldrain.runtime.master.worker import ManagedWorker, MasterApplication, worker_report
 from pooldrain.runtime.output.logging import adopt_third_party
 from pooldrain.runtime.output.report import write_report
@@ -301,12 +301,12 @@ def run_master(ground: Ground, worker_class: type[ManagedWorker], build: Callabl
     settings = ground.settings
     app = MasterApplication(ground, worker_class)
     master = Master(app)
-    listener = bind_socket(settings.host, settings.port, settings.socket_mode)
-    port = server_address(listener)[1]
-    try:
-        master.listen_on(listener.getsockname(), listener.detach())
-    except OSError as error:
-        raise cannot_listen(settings.host, port, error) from error
+    for (host, _), listener in zip(settings.binds, bind_all(settings.binds, settings.socket_mode), strict=True):
+        port = server_address(listener)[1]
+        try:
+            master.listen_on(listener.getsockname(), listener.detach())
+        except OSError as error:
+            raise cannot_listen(host, port, error) from error
     if settings.preload:
         app.preloaded = build()
     freeze_startup()  # or the workers' collections would write to pages that they share with this process

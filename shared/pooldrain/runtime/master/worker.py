@@ -17,7 +17,6 @@ import mmap
 import os
 import random
 import signal
-import socket
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +25,8 @@ from typing import Any
 from gunicorn.app.base import BaseApplication
 from gunicorn.workers.base import Worker
 
-from pooldrain.runtime.listener import BACKLOG, MOST_CONNECTIONS, keep_from_children
+from pooldrain.runtime.listener import BACKLOG, MOST_CONNECTIONS, Listener, joined, keep_from_children
+from pooldrain.runtime.options.readers import bind_text
 from pooldrain.runtime.options.settings import Settings
 from pooldrain.runtime.output.report import write_report
 from pooldrain.runtime.process.signals import SignalWatch
@@ -108,7 +108,7 @@ class MasterApplication(BaseApplication):
         """Fill in gunicorn's configuration; nothing is read from the environment or from files."""
         settings = self.settings
         for name, value in {
-            "bind": settings.bind,
+            "bind": [bind_text(host, port) for host, port in settings.binds],
             "workers": settings.workers,
             "threads": settings.threads,
             "worker_class": self._worker_class,
@@ -153,9 +153,9 @@ class ManagedWorker(Worker):
         super().init_signals()
         self.watch.install()
 
-    def take_listener(self) -> socket.socket:
+    def take_listener(self) -> Listener:
         """The listening socket; from now on children of this process do not have it."""
-        listener: socket.socket = getattr(self.sockets[0], "sock")  # noqa: B009 - gunicorn's wrapper, typed as a socket
+        listener = joined([getattr(each, "sock") for each in self.sockets])  # noqa: B009 - gunicorn's wrappers
         keep_from_children(listener)
         return listener
 

@@ -198,6 +198,18 @@ def address(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
+def addresses(text: str) -> tuple[tuple[str, int], ...]:
+    """One or several of them, separated by commas."""
+    return tuple(address(each) for each in text.split(","))
+
+
+def bind_text(host: str, port: int) -> str:
+    """An address as it is typed."""
+    if host.startswith("/"):
+        return f"unix:{host}"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def _is_ip(text: str, kind: type[ipaddress.IPv4Address | ipaddress.IPv6Address]) -> bool:
     try:
         kind(text)
@@ -231,7 +243,7 @@ METAVARS: dict[Callable[[str], Any], str] = {
         choice: "|".join(choice.choices)
         for choice in (sync_server, log_format, log_level, probes, loop, streams, access_form)
     },
-    address: "HOST:PORT|unix:PATH",
+    addresses: "HOST:PORT|unix:PATH",
     octal: "MODE",
     parse_app: "APP",
     directory: "DIR",

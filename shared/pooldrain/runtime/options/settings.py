@@ -24,7 +24,7 @@ from pooldrain.printable import printable
 from pooldrain.probes import AnsweredBy
 from pooldrain.runtime.options.application import AppName, parse_app, takes_runner
 from pooldrain.runtime.options.config_file import read_config
-from pooldrain.runtime.options.readers import Loop
+from pooldrain.runtime.options.readers import Loop, addresses, bind_text
 from pooldrain.runtime.options.table import (
     OPTIONS,
     POLICY_DEFAULTS,
@@ -48,8 +48,8 @@ class Settings:
     backend: Backend
     service: str  # "pooldrain-sync" or "pooldrain-async"
     server: str  # a key of SERVERS
-    host: str  # without the brackets of an IPv6 address; a path is that of a Unix socket
-    port: int  # 0: the kernel picks one
+    # Hosts without the brackets of an IPv6 address, a path is that of a Unix socket; port 0: the kernel picks one.
+    binds: tuple[tuple[str, int], ...]
     socket_mode: int  # of a Unix socket
     certfile: Path | None  # None: no TLS
     keyfile: Path | None  # None: the key is in that file
@@ -93,10 +93,8 @@ class Settings:
 
     @property
     def bind(self) -> str:
-        """HOST:PORT, an IPv6 address in brackets; or unix:PATH."""
-        if self.host.startswith("/"):
-            return f"unix:{self.host}"
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        """The addresses, as they are typed."""
+        return ",".join(bind_text(host, port) for host, port in self.binds)
 
     @property
     def needs_master(self) -> bool:
@@ -145,13 +143,11 @@ def load_settings(backend: Backend, argv: Sequence[str], environ: Mapping[str, s
         raise ConfigurationError(
             f"{origins['report']} and {origins['transcript']} name the same file; give each its own"
         )
-    host, port = values["bind"]
     return Settings(
         backend=backend,
         service=service_name(backend),
         server=server,
-        host=host,
-        port=port,
+        binds=values["bind"],
         socket_mode=values["socket_mode"],
         certfile=values["certfile"],
         keyfile=values["keyfile"],
@@ -231,7 +227,8 @@ def build_parser(backend: Backend) -> argparse.ArgumentParser:
             if option.is_switch:
                 section.add_argument(option.flag, action=argparse.BooleanOptionalAction, help=described)
             else:
-                section.add_argument(option.flag, metavar=option.metavar, help=described)
+                action = "append" if option.read is addresses else "store"
+                section.add_argument(option.flag, metavar=option.metavar, help=described, action=action)
     return parser
 
 
@@ -263,6 +260,8 @@ def _from_command_line(backend: Backend, argv: Sequence[str]) -> tuple[Texts, se
     for option in _options_of(backend):
         if option.dest in given:
             value = getattr(given, option.dest)
+            if isinstance(value, list):
+                value = ",".join(value)
             found[option.dest] = (f"--no-{option.name}" if value is False else option.flag, str(value))
     if "APP" in given:
         if "app" in found:

@@ -13,7 +13,7 @@ from pooldrain.runtime.options.readers import (
     METAVARS,
     OneOf,
     access_form,
-    address,
+    addresses,
     boolean,
     bytes_or_off,
     directory,
@@ -125,10 +125,10 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         ),
         Option(
             "bind",
-            address,
+            addresses,
             "address to serve on; an IPv6 address in brackets; with port 0 the system picks one and the log tells; or "
-            "the path of a Unix socket",
-            ("127.0.0.1", 8000),
+            "the path of a Unix socket; several, separated by commas or each with its --bind",
+            (("127.0.0.1", 8000),),
             "127.0.0.1:8000",
         ),
         Option(

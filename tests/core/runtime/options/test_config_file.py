@@ -94,7 +94,7 @@ def test_a_table_that_is_none_is_told(place: Path) -> None:
 def test_a_platforms_port_and_its_number_of_processes_are_honoured() -> None:
     settings = load(env={"PORT": "5000", "WEB_CONCURRENCY": "2"})
     assert (settings.bind, settings.workers) == ("0.0.0.0:5000", 2)
-    assert load(env={"PORT": "5000", "POOLDRAIN_BIND": "127.0.0.1:1"}).port == 1
+    assert load(env={"PORT": "5000", "POOLDRAIN_BIND": "127.0.0.1:1"}).binds == (("127.0.0.1", 1),)
 
 
 @pytest.mark.parametrize("port", ["many", "70000", "-1"])

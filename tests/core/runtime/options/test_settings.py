@@ -36,7 +36,7 @@ def test_without_options_everything_has_its_default(backend: Backend) -> None:
     settings = load(backend=backend)
     assert settings.service == f"pooldrain-{backend}"
     assert settings.server == {"sync": "gunicorn", "async": "uvicorn"}[backend]
-    assert (settings.host, settings.port, settings.bind) == ("127.0.0.1", 8000, "127.0.0.1:8000")
+    assert (*settings.binds[0], settings.bind) == ("127.0.0.1", 8000, "127.0.0.1:8000")
     assert (settings.workers, settings.threads) == (1, 40 if backend == "sync" else 1)
     assert (settings.pool, settings.leaks, settings.shutdown) == (PoolPolicy(), LeakPolicy(), ShutdownPolicy())
     assert settings.database_url is None
@@ -57,7 +57,7 @@ def test_every_option_finds_its_place(tmp_path: Path) -> None:
         *("--linger", "0.5", "--grace-period", "20", "--report", str(report), "--transcript", str(transcript)),
         *("--log-format", "json", "--log-level", "debug"),
     )
-    assert (settings.host, settings.port, settings.bind) == ("::1", 0, "[::1]:0")
+    assert (*settings.binds[0], settings.bind) == ("::1", 0, "[::1]:0")
     assert (settings.workers, settings.threads) == (3, 8)
     assert settings.database_url is not None
     assert settings.database_url.dialect == "sqlite"
