@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from starlette.types import Message, Send
 
-from pooldrain.answers import EVENT_ENDS, is_event_stream
+from pooldrain.answers import EVENT_ENDS, is_event_stream, last_bytes
 from pooldrain.gate import RequestGate
 
 
@@ -21,6 +21,7 @@ class EventStream:
         self._send = send
         self._told = told
         self._between = True  # two events, and nothing is being sent
+        self._last = b""  # bytes
         self._ending: asyncio.Task[None] | None = None  # kept, or it would be collected
 
     async def send(self, message: Message) -> None:
@@ -29,7 +30,8 @@ class EventStream:
             raise BrokenPipeError("the stream has been ended, since the service is shutting down")
         self._between = False
         await self._send(message)
-        if message.get("more_body", False) and message.get("body", b"").endswith(EVENT_ENDS):
+        self._last = last_bytes(self._last, message.get("body", b""))
+        if message.get("more_body", False) and self._last.endswith(EVENT_ENDS):
             self._between = True
             if self._gate.ends_streams:
                 await self._end()

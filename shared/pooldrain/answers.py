@@ -80,3 +80,8 @@ def is_event_stream(content_type: str) -> bool:
 
 # How the bytes of an event end: with an empty line.
 EVENT_ENDS = (b"\n\n", b"\r\r", b"\r\n\r\n")
+
+
+def last_bytes(before: bytes, part: bytes) -> bytes:
+    """What `EVENT_ENDS` has to be looked for in: an event may end with a part of its own."""
+    return (before + part[-4:])[-4:]

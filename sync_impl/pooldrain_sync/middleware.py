@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pooldrain.answers import EVENT_ENDS, Answer, is_event_stream
+from pooldrain.answers import EVENT_ENDS, Answer, is_event_stream, last_bytes
 from pooldrain.gate import BODILESS, CLIENT, CLOSE_CONNECTION, CURRENT_RESERVATION, ONE_WRITE
 from pooldrain.in_flight import CURRENT_REQUEST, Client, InFlightRequest
 from pooldrain.problems import CUT, Failure, is_default_length, is_default_page, refusal
@@ -231,12 +231,14 @@ class _Exchange:
 
     def __iter__(self) -> Iterator[bytes]:
         request = self._request
+        last = b""  # bytes of a stream of events
         try:
             if self._environ["REQUEST_METHOD"] == "HEAD":
                 next(iter(self.body), None)  # which may begin the answer; its length is true, and nothing of it comes
                 self._complete = True
                 return
-            for chunk in self.body if self._client is None else self._client.sendable(self.body):
+            client = None if self._events else self._client  # a file that the kernel sends has no events
+            for chunk in self.body if client is None else client.sendable(self.body):
                 if request is not None and not request.cancelled:
                     self._begun = True
                 size = len(chunk)
@@ -250,9 +252,11 @@ class _Exchange:
                     if size <= ONE_WRITE and request is not None:
                         request.answered = True  # before the client can know it and ask who is being served
                 yield chunk
-                if self._events and self._runner.gate.ends_streams and chunk.endswith(EVENT_ENDS):
-                    close_connection(self._environ)  # for its client to come again on another one
-                    break
+                if self._events:
+                    last = last_bytes(last, chunk)
+                    if self._runner.gate.ends_streams and last.endswith(EVENT_ENDS):
+                        close_connection(self._environ)  # for its client to come again on another one
+                        break
                 if self._begun and request is not None and request.cancelled and not self._complete:
                     raise self._broken_off()
             else:

@@ -1,9 +1,9 @@
 """Applications with streams, without any framework but what makes a response a stream: for `--app`.
 
-`/ticks` sends an event every few milliseconds, for ever; `/halves` sends each event in two parts; `/flood` sends events
-bigger than any socket's buffers; `/idle` (asyncio only) sends one event, and then waits for ever; `/plain` is a stream
-of another kind, of PLAIN parts; `/page` listens to `/who`, which sends its process's number. `/echo` and `/stubborn`
-(asyncio only) are WebSockets; the second does not listen.
+`/ticks` sends an event every few milliseconds, for ever; `/halves` sends each event in three parts; `/flood` sends
+events bigger than any socket's buffers; `/idle` (asyncio only) sends one event, and then waits for ever; `/plain` is a
+stream of another kind, of PLAIN parts; `/page` listens to `/who`, which sends its process's number. `/echo` and
+`/stubborn` (asyncio only) are WebSockets; the second does not listen.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def create_sync(runner: Any) -> flask.Flask:
 
     @app.get("/halves")
     def halves() -> flask.Response:
-        return flask.Response(forever(b"data: half", b" and half\n\n"), content_type=EVENTS)
+        return flask.Response(forever(b"data: half", b" and half\n", b"\n"), content_type=EVENTS)
 
     @app.get("/flood")
     def flood() -> flask.Response:
@@ -102,7 +102,7 @@ def create_async(runner: Any) -> fastapi.FastAPI:
 
     @app.get("/halves")
     async def halves() -> StreamingResponse:
-        return StreamingResponse(forever(b"data: half", b" and half\n\n"), media_type="text/event-stream")
+        return StreamingResponse(forever(b"data: half", b" and half\n", b"\n"), media_type="text/event-stream")
 
     @app.get("/flood")
     async def flood() -> StreamingResponse:
