@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -91,6 +91,23 @@ def test_a_websocket_that_does_not_answer_the_close_is_cut_when_the_drain_is_ove
         service.send_signal()
 
         assert service.ended().code == ExitCode.CUT
+    assert service.report["requests"]["cut"] == 1
+
+
+def test_a_websocket_that_sends_on_and_reads_nothing_is_cut_when_the_drain_is_over(services: Launcher) -> None:
+    service = services.start_app(UVICORN, stream_app.__name__, *HASTY)
+    message = b"\x81\xfe\x10\x00\x00\x00\x00\x00" + b"x" * 4096  # masked with zeros
+    with mute(service) as client:
+        client.settimeout(0.5)
+        with suppress(TimeoutError):  # until neither side can send any more
+            while True:
+                client.sendall(message)
+
+        signalled = service.send_signal()
+        ended = service.ended()
+
+    assert ended.code == ExitCode.CUT
+    assert ended.at - signalled >= DRAIN
     assert service.report["requests"]["cut"] == 1
 
 
