@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 import pooldrain_async.middleware
 import pooldrain_sync.middleware
 import pooldrain_sync.runner
+from pooldrain.answers import Answer
 from pooldrain.policy import LeakPolicy, PoolPolicy, ShutdownPolicy
 from pooldrain.problems import REFUSED, problem
 from pooldrain.shutdown import (
@@ -116,13 +117,21 @@ def test_a_runner_that_forgets_a_step_is_found(
     assert run_campaign(ENOUGH, SEED, shrink=False).divergence is not None
 
 
+def refusing_with(answer: Answer) -> Callable[..., Answer]:
+    def refusal(accept: str | None, *, ends_streams: bool) -> Answer:
+        return answer
+
+    return refusal
+
+
 def other_status(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pooldrain_async.middleware, "REFUSED", problem(502, "gone", [("retry-after", "1")], close=True))
+    answer = problem(502, "gone", [("retry-after", "1")], close=True)
+    monkeypatch.setattr(pooldrain_async.middleware, "refusal", refusing_with(answer))
 
 
 def other_header(monkeypatch: pytest.MonkeyPatch) -> None:
     answer = problem(503, json.loads(REFUSED.body)["detail"], [("retry-after", "2")], close=True)
-    monkeypatch.setattr(pooldrain_sync.middleware, "REFUSED", answer)
+    monkeypatch.setattr(pooldrain_sync.middleware, "refusal", refusing_with(answer))
 
 
 def connection_left_open(monkeypatch: pytest.MonkeyPatch) -> None:
