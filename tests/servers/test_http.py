@@ -115,7 +115,7 @@ OPTIONS = (
     "--trusted-proxies",
     "127.0.0.0/8",
     "--root-path",
-    "/root/",
+    "/base/",
 )
 
 
@@ -181,7 +181,7 @@ def test_what_a_trusted_proxy_says_is_what_the_application_sees(strict: Service)
 
 def test_what_a_trusted_proxy_does_not_say_is_as_without_it(strict: Service) -> None:
     seen = seen_by(strict, "X-Forwarded-For: nonsense", "X-Forwarded-Proto: gopher")
-    told = {"client": "127.0.0.1", "scheme": "http", "host": "x", "root": "/root", "path": "/a"}
+    told = {"client": "127.0.0.1", "scheme": "http", "host": "x", "root": "/base", "path": "/a"}
     assert {name: seen[name] for name in told} == told
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from pooldrain.proxies import TrustedProxies
+from pooldrain_async.websocket import address_of
 
 
 def believe(proxies: TrustedProxies, scope: Any, root_path: str) -> None:
     """What a trusted proxy has said of a request takes the place of what its connection says."""
-    headers, client = scope["headers"], scope["client"]
+    headers = scope["headers"]
     told = proxies.forwarded(
-        client[0] if client else "",
+        address_of(scope),
         lambda name: [value.decode("latin-1") for each, value in headers if each == name.encode("latin-1")],
     )
     if told.client is not None:

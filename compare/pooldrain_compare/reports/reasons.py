@@ -39,11 +39,14 @@ def unexplained(evidence: Evidence, duel: Duel) -> bool:
     return duel.lost and reason(evidence, duel) is None
 
 
-def _loses_requests(evidence: Evidence, duel: Duel) -> bool:
-    if duel.benchmark != "shutdown":
-        return False
+def requests_lost(evidence: Evidence, duel: Duel) -> float:
+    """How many requests the baseline lost in that shutdown (median); none elsewhere."""
     lost = evidence.measurements("shutdown", "lost", case=duel.theirs.case, system=duel.theirs.system)
-    return bool(lost) and statistics.median(lost[0].samples) > 0
+    return statistics.median(lost[0].samples) if duel.benchmark == "shutdown" and lost else 0.0
+
+
+def _loses_requests(evidence: Evidence, duel: Duel) -> bool:
+    return requests_lost(evidence, duel) > 0
 
 
 def _shuts_down(_: Evidence, duel: Duel) -> bool:

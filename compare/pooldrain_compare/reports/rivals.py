@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
-
 from pooldrain_compare.reports.evidence import Duel, Evidence
 from pooldrain_compare.reports.figures import number, quantity
 from pooldrain_compare.reports.metrics import metric, titled
+from pooldrain_compare.reports.reasons import requests_lost
 from pooldrain_compare.reports.sentences import Name, Sentence, listing
 from pooldrain_compare.reports.targets import target_results
 
@@ -22,8 +21,7 @@ def beaten(evidence: Evidence) -> list[Duel]:
 
 def price(evidence: Evidence, duel: Duel) -> Sentence:
     """What the baseline lost while it was quicker."""
-    lost = evidence.measurements("shutdown", "lost", case=duel.theirs.case, system=duel.theirs.system)
-    count = statistics.median(lost[0].samples) if duel.benchmark == "shutdown" and lost else 0.0
+    count = requests_lost(evidence, duel)
     if not count or duel.theirs.metric == "lost":
         return Sentence("")
     requests = Name("request" if count == 1 else "requests")

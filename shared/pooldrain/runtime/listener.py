@@ -207,6 +207,13 @@ def is_path(host: str) -> bool:
     return host.startswith("/")
 
 
+def bind_text(host: str, port: int) -> str:
+    """An address as it is typed."""
+    if is_path(host):
+        return f"unix:{host}"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def server_address(listener: Listener) -> tuple[str, int]:
     """Host and port of a listener, or of our end of a connection, as CGI wants them; a Unix socket has none."""
     return ("localhost", 80) if listener.family == socket.AF_UNIX else listener.getsockname()[:2]
@@ -236,10 +243,8 @@ os.register_at_fork(after_in_child=_close_in_child)
 def cannot_listen(host: str, port: int, error: Exception) -> StartupError:
     """Why not, in one line."""
     reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
-    if is_path(host):
-        return StartupError(f"cannot listen on unix:{host}: {reason}; choose another path with --bind unix:PATH")
-    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return StartupError(f"cannot listen on {where}: {reason}; choose another address with --bind HOST:PORT")
+    other = "path with --bind unix:PATH" if is_path(host) else "address with --bind HOST:PORT"
+    return StartupError(f"cannot listen on {bind_text(host, port)}: {reason}; choose another {other}")
 
 
 # What the process or the machine has run out of: the connection stays in the queue, and `accept` fails again at once.

@@ -25,8 +25,7 @@ from typing import Any
 from gunicorn.app.base import BaseApplication
 from gunicorn.workers.base import Worker
 
-from pooldrain.runtime.listener import BACKLOG, MOST_CONNECTIONS, Listener, joined, keep_from_children
-from pooldrain.runtime.options.readers import bind_text
+from pooldrain.runtime.listener import BACKLOG, MOST_CONNECTIONS, Listener, bind_text, joined, keep_from_children
 from pooldrain.runtime.options.settings import Settings
 from pooldrain.runtime.output.report import write_report
 from pooldrain.runtime.process.signals import SignalWatch

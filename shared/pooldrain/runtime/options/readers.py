@@ -203,13 +203,6 @@ def addresses(text: str) -> tuple[tuple[str, int], ...]:
     return tuple(address(each) for each in text.split(","))
 
 
-def bind_text(host: str, port: int) -> str:
-    """An address as it is typed."""
-    if host.startswith("/"):
-        return f"unix:{host}"
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
 def _is_ip(text: str, kind: type[ipaddress.IPv4Address | ipaddress.IPv6Address]) -> bool:
     try:
         kind(text)

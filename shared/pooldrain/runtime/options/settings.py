@@ -22,9 +22,10 @@ from pooldrain.errors import ConfigurationError
 from pooldrain.policy import HttpPolicy, LeakPolicy, PoolPolicy, ShutdownPolicy
 from pooldrain.printable import printable
 from pooldrain.probes import AnsweredBy
+from pooldrain.runtime.listener import bind_text
 from pooldrain.runtime.options.application import AppName, parse_app, takes_runner
 from pooldrain.runtime.options.config_file import read_config
-from pooldrain.runtime.options.readers import Loop, addresses, bind_text
+from pooldrain.runtime.options.readers import Loop, addresses
 from pooldrain.runtime.options.table import (
     OPTIONS,
     POLICY_DEFAULTS,
