@@ -204,7 +204,7 @@ def test_the_applications_own_probes_answer_until_the_announcement(
     service = start(services, backend, tmp_path, "--probes", "app", "--announce-period", "60")
     assert [service.get(path).body for path in ("/livez", "/readyz")] == [b"mine", b"mine, too"]
     service.send_signal()
-    service.await_event("signal")
+    service.await_announcing()
     assert service.get("/readyz").status == 503
     assert service.get("/livez").json == {"status": "alive"}
     service.send_signal()

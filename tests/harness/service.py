@@ -97,6 +97,11 @@ class Service:
 
         eventually(admitted, f"{number} requests in flight")
 
+    def await_announcing(self) -> None:
+        """Wait until it says that it is about to drain: after the signal's line, as its transcript tells."""
+        announcing = {"event": "phase", "phase": "ANNOUNCING"}
+        eventually(lambda: any(announcing.items() <= event.items() for event in self.transcript), "it announces")
+
     def await_drain(self) -> None:
         """Wait until every worker refuses new requests."""
         self.await_event("drain_started", self.backend.workers)

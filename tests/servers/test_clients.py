@@ -431,7 +431,7 @@ def test_hung_requests_cost_the_others_nothing(
         before = p99(latencies(service, Outcome.ANSWERED))
         hang(service, 1)
         service.send_signal()
-        service.await_event("signal")
+        service.await_announcing()
         announcing = p99(latencies(service, Outcome.ANSWERED))
         service.process.kill()
         return before, announcing

@@ -38,7 +38,10 @@ def test_probes_are_answered_while_every_thread_is_busy_in_every_phase(
     kept = service.connect()
     assert [kept.ask("GET", probe).answer().status for probe in PROBES] == [200, 200, 200]
     service.send_signal()
-    service.await_event("signal" if announces else "drain_started")
+    if announces:
+        service.await_announcing()
+    else:
+        service.await_drain()
     assert statuses(service) == [200, 503, 200]
     held.release()
     assert [answer.status for answer in held.answers()] == [201] * THREADS

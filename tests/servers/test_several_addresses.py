@@ -43,7 +43,7 @@ def test_a_service_drains_on_all_of_its_addresses(services: Launcher, backend: B
             assert [one.get("/").status, two.get("/").status, status(three, "/")[0]] == [200, 200, 200]
         held = UnixConnection(path)
         held.request("GET", "/work?ms=2500")
-        service.await_admitted(1)
+        service.await_admitted(5 * 3 + 1)
 
         service.send_signal()
         service.await_drain()
