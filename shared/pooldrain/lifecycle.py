@@ -425,6 +425,11 @@ class Lifecycle(Generic[PoolT, Hook]):
             self.end_streams_locked()
             return started, refused
 
+    def keep_no_connections(self) -> None:
+        """Make each answer the last on its connection: whoever reconnects may find another process."""
+        with self._lock:
+            self.gate.keep_alive = False
+
     def end_streams_locked(self) -> None:
         """Have event streams ended, each between two events, if that is wanted: their clients come again, elsewhere."""
         if self.policy.streams != "end":

@@ -57,7 +57,7 @@ def test_what_is_in_flight_is_answered_and_what_is_new_is_refused(
 
 
 @every_way
-def test_in_the_announce_period_only_readyz_says_no(
+def test_in_the_announce_period_only_readyz_says_no_and_every_answer_closes(
     services: Launcher, in_flight: PutInFlight, backend: Backend
 ) -> None:
     service = services.start(backend, "--announce-period", "1")
@@ -68,9 +68,11 @@ def test_in_the_announce_period_only_readyz_says_no(
     service.await_event("signal", backend.workers)
     eventually(lambda: service.get("/readyz").status == 503, "/readyz says 503")
     assert service.get("/readyz").json == {"status": "not ready", "phase": "ANNOUNCING"}
-    assert service.get("/livez").status == 200
+    alive = service.get("/livez")
+    assert (alive.status, alive.closes) == (200, True)
     answer = kept.get("/db-test")
-    assert (answer.status, answer.closes) == (200, False)
+    assert (answer.status, answer.closes) == (200, True), "whoever was pinned to it looks for another instance"
+    assert not kept.everything()
     held = in_flight(service)
     assert not service.events("drain_started")
     service.await_drain()

@@ -173,6 +173,8 @@ def _expectations(o: Observation) -> Iterable[tuple[bool, str]]:
         yield answer is not None and answer.status == status, f"request {name} was answered {came}, not {status}"
     received = {name: tuple(int(a["status"][9:12] or 0) for a in found) for name, found in o.received.items()}
     yield received == dict(expect.received), f"on written connections there came {received}, not {expect.received}"
+    last = tuple(sorted(name for name, answer in o.answers.items() if answer.ending == "closed"))
+    yield expect.last in (None, last), f"the server closed the connections of {last}, not of {expect.last}"
     for name, answer in o.answers.items():
         yield answer.ending != "reset", f"the connection of request {name} was reset"
     for name, ending in o.endings.items():

@@ -792,7 +792,8 @@ DRAIN: tuple[Scenario, ...] = (
     # --- announcing and hurrying ---
     Scenario(
         name="announce-period",
-        shows="while announcing, /readyz says no and requests are served; refusing begins afterwards",
+        shows="while announcing, /readyz says no, and requests are served, each as the last on its connection; refusing "
+        "begins afterwards",
         policy=("--announce-period", "1.0"),
         workers=(1,),
         steps=(
@@ -809,6 +810,7 @@ DRAIN: tuple[Scenario, ...] = (
         ),
         expect=Expect(
             answers={"slow": 200, "ready": 200, "unready": 503, "served": 200, "refused": 503},
+            last=("refused", "served", "slow", "unready"),
             refused=1,
             phases={Phase.ANNOUNCING: Band(0.99, 2.0)},
         ),

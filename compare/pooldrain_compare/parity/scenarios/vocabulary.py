@@ -263,6 +263,7 @@ class Expect:
     hurried: bool = False
     answers: Mapping[str, int | None] = field(default_factory=dict)  # status by request; None: no whole answer
     received: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # statuses by connection that was written on
+    last: tuple[str, ...] | None = None  # requests whose answers are the last on their connections; None: not asked
     refused: int = 0
     cut: int = 0
     cut_work: tuple[str, ...] = ()  # holders of what was at work outside requests
