@@ -19,7 +19,7 @@ export PYRIGHT_PYTHON_GLOBAL_NODE := 0
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo parity parity-fuzz chaos bench report test test-oldest apps lint types browser pytest format lock clean distclean
+.PHONY: help setup demo parity parity-fuzz chaos fleet bench report test test-oldest apps lint types browser proxies pytest format lock clean distclean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -37,6 +37,9 @@ parity-fuzz: setup  ## draw scenarios for both shells, and compare them: TRIALS=
 
 chaos: setup  ## hurt services at random, and check what has to hold: TRIALS=500 SEED=1
 	@$(BIN)/pooldrain-compare chaos $(if $(TRIALS),--trials $(TRIALS)) $(if $(SEED),--seed $(SEED))
+
+fleet: setup proxies  ## restart fleets behind HAProxy and nginx, under load: does a client notice?
+	@$(BIN)/pooldrain-compare fleet
 
 bench: setup  ## measure everything and write the reports; nothing else should run meanwhile
 	@$(BIN)/pooldrain-compare bench
@@ -68,9 +71,24 @@ browser:
 				"apt-get install --no-install-recommends chromium chromium-driver (Debian, Ubuntu)" >&2; \
 		fi; }
 
+# Fleets are restarted behind the proxies that people have; these are no Python packages either.
+PROXIES := haproxy nginx pgbouncer
+proxies:
+	@PATH="$$PATH:/usr/sbin:/sbin"; missing=; \
+	for each in $(PROXIES); do command -v $$each >/dev/null || missing="$$missing $$each"; done; \
+	if [ -z "$$missing" ]; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing$$missing, to restart services behind them (once)"; \
+		apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
+			apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	else \
+		echo "make: the tests want proxies; as root:" \
+			"apt-get install --no-install-recommends$$missing (Debian, Ubuntu)" >&2; \
+	fi
+
 # After the others, also with make -j: its closing line is the last one. Each file's tests stay together, for what
 # they share; two files at a time, since most of the time is spent waiting for services.
-pytest: setup browser | lint types
+pytest: setup browser proxies | lint types
 	$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 # Most of what differs from one version to another is in the pool and in the servers' adapters: a part of the tests.

@@ -101,9 +101,10 @@ ROOMS: dict[str, set[str]] = {
     "parity": _STAND_ON,
     "fuzz": _STAND_ON,
     "chaos": {"harness", "checker"},
+    "fleet": {"harness"},
     "bench": {"harness", "baselines"},
     "reports": {"bench"},
-    "cli": {"demo", "parity", "fuzz", "chaos", "bench", "reports", "harness"},
+    "cli": {"demo", "parity", "fuzz", "chaos", "fleet", "bench", "reports", "harness"},
     "__main__": {"cli"},
 }
 IMPORTS_NOTHING_OF_OURS = {"checker", "normal_form", "baselines"}

@@ -1,4 +1,4 @@
-"""`pooldrain-compare`: the commands demo, parity, fuzz, chaos, bench and report."""
+"""`pooldrain-compare`: the commands demo, parity, fuzz, chaos, fleet, bench and report."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from pooldrain.printable import printable
 from pooldrain_compare.bench.results import BENCHMARKS, DEFAULT_DIRECTORY, QUICK_DIRECTORY
 from pooldrain_compare.chaos import command as chaos
 from pooldrain_compare.demo.observe import CLIENTS, SECONDS
+from pooldrain_compare.fleet import command as fleet
 from pooldrain_compare.fuzz import command as fuzz
 from pooldrain_compare.harness.arguments import Parser, at_least, seconds
 from pooldrain_compare.harness.processes import ServerProcessError
@@ -121,6 +122,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "parity": _parity,
     "fuzz": fuzz.run,
     "chaos": chaos.run,
+    "fleet": fleet.run,
     "bench": _bench,
     "report": _report,
 }
@@ -204,6 +206,18 @@ def _parser() -> argparse.ArgumentParser:
             help="services, load and faults at random: does everything hold that must?",
             description="Draw services, workloads, faults of the database and signals, run them, and check what must "
             "hold.",
+        )
+    )
+
+    fleet.add_arguments(
+        commands.add_parser(
+            "fleet",
+            parents=[shared],
+            allow_abbrev=False,
+            help="rolling restarts behind HAProxy and nginx: does a client notice?",
+            description="Three instances of each server behind each proxy, with the recipes of deploy/, under load; "
+            "every instance restarted in turn. Exit status 0 only when no client noticed a restart of ours, and "
+            "nothing was executed twice.",
         )
     )
 

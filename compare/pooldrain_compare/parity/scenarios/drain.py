@@ -792,8 +792,8 @@ DRAIN: tuple[Scenario, ...] = (
     # --- announcing and hurrying ---
     Scenario(
         name="announce-period",
-        shows="while announcing, /readyz says no, and requests are served, each as the last on its connection; refusing "
-        "begins afterwards",
+        shows="while announcing, /readyz says no, and requests are served, each as the last on its connection; "
+        "refusing begins afterwards",
         policy=("--announce-period", "1.0"),
         workers=(1,),
         steps=(

@@ -219,7 +219,11 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         Option("fail-on-leak", boolean, "exit with 5 when connections leaked"),
     ),
     "Shutdown": (
-        Option("announce-period", seconds, "time in which /readyz already says 503 and all else is served, each answer the last on its connection"),
+        Option(
+            "announce-period",
+            seconds,
+            "time in which /readyz already says 503 and all else is served, each answer the last on its connection",
+        ),
         Option("drain-timeout", seconds, "time for the requests in flight to finish"),
         Option("streams", streams, "what becomes of event streams at the drain's start"),
         Option("cancel-timeout", seconds, "time for the cancelled ones to unwind"),
