@@ -80,6 +80,7 @@ RUNTIME_ORDER = [
         "embedded",
         "listener",
         "tls",
+        "activation",
         "options",
         "startup",
         "master",

@@ -15,6 +15,7 @@ class ExitCode(IntEnum):
     CUT = 3
     DISPOSE_FAILED = 4
     LEAKED = 5
+    DOES_NOT_FIT = 6  # of `pooldrain plan` alone: more connections than the database has
 
 
 def by_signal(number: int) -> int:

@@ -132,6 +132,7 @@ class Lifecycle(Generic[PoolT, Hook]):
         self.probes = Probes()
         self.access: AccessSink | None = None
         self.told_when_ready: list[Event] = []
+        self.entered: Callable[[Phase], object] | None = None  # who else is told of each phase
         self.signals: list[str] = []
         self.events = told
         self.clock = clock
@@ -264,6 +265,8 @@ class Lifecycle(Generic[PoolT, Hook]):
                 for event in self.told_when_ready:
                     self.events.emit(event)
             self.events.emit(PhaseEntered(phase.value))
+        if self.entered is not None:
+            self.entered(phase)
 
     @property
     def phase(self) -> Phase:

@@ -139,9 +139,13 @@ class Listening(Event):
     pid: int
 
     def message(self) -> str:
+        return f"listening on {self.where} ({self.server}, pid {self.pid})"
+
+    @property
+    def where(self) -> str:
+        """The address, for people."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        where = f"unix:{host}" if host.startswith("/") else f"http://{host}:{self.port}"
-        return f"listening on {where} ({self.server}, pid {self.pid})"
+        return f"unix:{host}" if host.startswith("/") else f"http://{host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)

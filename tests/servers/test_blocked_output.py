@@ -33,7 +33,7 @@ def unread(service: Service) -> Generator[subprocess.Popen[bytes]]:
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
     process = service.process
     with subprocess.Popen(
-        process.argv, env=process._environment, stdout=writer, stderr=writer, start_new_session=True
+        process.argv, env=process.environment, stdout=writer, stderr=writer, start_new_session=True
     ) as popen:
         try:
             yield popen

@@ -29,7 +29,7 @@ PATCHED = {
         "pooldrain_sync.servers.gunicorn",
     ],
     "waitress": ["pooldrain_sync.servers.waitress", "pooldrain_sync.servers.waitress_loop"],
-    "uvicorn": ["pooldrain_async.servers.uvicorn", "pooldrain_async.servers.gunicorn"],
+    "uvicorn": ["pooldrain_async.servers.uvicorn"],
     "sqlalchemy": ["pooldrain.sqla.pool", "pooldrain.sqla.queues"],
 }
 

@@ -1,7 +1,4 @@
-"""A worker of gunicorn's master that runs our uvicorn server: several processes, one meaning of every signal.
-
-Patches internals of uvicorn 0.54.0: the timers of connections that are kept open.
-"""
+"""A worker of gunicorn's master that runs our uvicorn server: several processes, one meaning of every signal."""
 
 from __future__ import annotations
 
@@ -11,17 +8,16 @@ from contextlib import suppress
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pooldrain.runtime.listener import BROKEN_PAUSE, IDLE_LIMIT, Listener
+from pooldrain.runtime.listener import BROKEN_PAUSE, Listener
 from pooldrain.runtime.master.master import run_master
 from pooldrain.runtime.master.worker import ManagedWorker
 from pooldrain.runtime.process.exit import fast_exit, told_in_one_line
 from pooldrain.runtime.startup import Ground
-from pooldrain.shutdown import ShutdownReport
 from pooldrain.transcript import Listening
 from pooldrain_async.assembly import BuiltService, build
 from pooldrain_async.loops import new_loop
 from pooldrain_async.runner import Runner
-from pooldrain_async.servers.uvicorn import DrainProtocol, UvicornServer, serve_to_end
+from pooldrain_async.servers.uvicorn import RetiringServer, serve_to_end
 
 # Seconds between two signs of life to the master.
 HEARTBEAT = 1.0
@@ -50,6 +46,7 @@ class DrainWorker(ManagedWorker):
         settings = self.app.settings
         service: BuiltService = self.app.preloaded or build(settings, self.app.url)
         self._beating = asyncio.create_task(self._heartbeat(service.runner), name="pooldrain-heartbeat")
+        service.runner.entered = self.entered
         with self.guarded_start():
             await service.runner.open()
         listener = self.take_listener()
@@ -81,7 +78,7 @@ class DrainWorker(ManagedWorker):
             await asyncio.sleep(HEARTBEAT)
 
 
-class WorkerServer(UvicornServer):
+class WorkerServer(RetiringServer):
     """The server of one of several processes, which may leave the listener to the others."""
 
     def __init__(
@@ -97,10 +94,8 @@ class WorkerServer(UvicornServer):
             owns_listener=lambda: worker.app.owns_listener,
         )
         self._worker = worker
-        self._retires = False
         self._told_something = asyncio.Event()  # a signal has come: somebody's, or the master's with a word
         self._attending: asyncio.Task[None] | None = None
-        self._clients: asyncio.Task[None] | None = None
 
     # --- what the runner asks for ---------------------------------------------------------------------------
 
@@ -108,34 +103,6 @@ class WorkerServer(UvicornServer):
     def called_off(self) -> bool:
         """Whether the whole service ends, and not this worker alone."""
         return self._worker.called_off
-
-    @property
-    def connected(self) -> bool:
-        """Whether it has clients."""
-        return bool(self.server_state.connections or self.server_state.connecting)
-
-    async def retire(self) -> None:
-        """Leave new clients to the other workers; close, after a while, the connections on which nothing comes."""
-        self._retires = True
-        self._accept_no_more()
-        if self._connects:
-            await asyncio.wait(self._connects)  # what was accepted a moment ago becomes a connection
-        self.config.timeout_keep_alive = IDLE_LIMIT
-        for connection in self.server_state.connections:
-            if isinstance(connection, DrainProtocol):
-                connection.limit_idling(IDLE_LIMIT)
-        self._clients = asyncio.create_task(self._tell_when_alone(), name="pooldrain-clients")
-
-    async def rejoin(self) -> None:
-        """Take new clients again: the whole service ends, and they are to be told."""
-        self._retires = False
-        self._accept_again()
-
-    async def _shut_down(self) -> ShutdownReport:
-        try:
-            return await self._runner.shut_down(self, retiring=self)
-        finally:
-            self._stopped.set()
 
     # --- the loop -------------------------------------------------------------------------------------------
 
@@ -164,18 +131,6 @@ class WorkerServer(UvicornServer):
             with suppress(TimeoutError):
                 async with asyncio.timeout(patience):
                     await self._told_something.wait()
-
-    async def _tell_when_alone(self) -> None:
-        while self.connected:
-            self.server_state.connection_gone.clear()
-            await self.server_state.connection_gone.wait()
-        self._runner.look_again()
-
-    def _accept_all(self) -> None:
-        if self._retires:
-            self._listener.close()
-        else:
-            super()._accept_all()
 
 
 def serve(ground: Ground) -> int:

@@ -42,6 +42,7 @@ from pooldrain.runtime.listener import (
     BACKLOG,
     BROKEN_PAUSE,
     FIRST_BYTES,
+    IDLE_LIMIT,
     LINGER_LIMIT,
     AcceptExhausted,
     Listener,
@@ -53,6 +54,7 @@ from pooldrain.runtime.listener import (
     refuse_queued,
 )
 from pooldrain.runtime.process.memory import freeze_startup
+from pooldrain.runtime.process.service_manager import ServiceManager
 from pooldrain.runtime.process.signals import SignalWatch
 from pooldrain.runtime.process.watchdog import Watchdog
 from pooldrain.runtime.startup import Ground
@@ -512,9 +514,10 @@ class UvicornServer(uvicorn.Server):
         settings: Settings,
         *,
         watchdog: Watchdog | None = None,
+        manager: ServiceManager | None = None,
         owns_listener: Callable[[], bool] | None = None,
     ) -> None:
-        """`listening`: what to tell when it does.
+        """`listening`: what to tell when it does. `manager`: of a process that has no master.
 
         `owns_listener`: of a worker, whether, at the end, no other process listens on the same socket.
         """
@@ -540,6 +543,7 @@ class UvicornServer(uvicorn.Server):
         self._watch = watch
         self._owns_listener = owns_listener or (lambda: True)
         self._watchdog = watchdog
+        self._manager = manager or ServiceManager()
         self._stopped = asyncio.Event()
         self._shutdown_task: asyncio.Task[ShutdownReport] | None = None
         self._told = 0  # how many signals the runner knows of
@@ -563,10 +567,12 @@ class UvicornServer(uvicorn.Server):
         self._start()
         for each in self._listening:
             self._runner.events.emit(each)
+        self._manager.ready(self._listening[0].where)
         asyncio.get_running_loop().add_reader(self._watch, self._woken)
         self._attend_signals()
         while not self._stopped.is_set():
             try:
+                self._manager.beat()
                 await self.on_tick(0)
             except Exception as error:  # noqa: BLE001 - whatever it is, what it serves is to be ended in order
                 self.broken(error)
@@ -741,6 +747,60 @@ class UvicornServer(uvicorn.Server):
         return any(isinstance(connection, DrainProtocol) and connection.busy for connection in state.connections)
 
 
+class RetiringServer(UvicornServer):
+    """One whose listener outlives it: others, or a successor, serve who comes while it ends."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._retires = False
+        self._clients: asyncio.Task[None] | None = None
+
+    @property
+    def called_off(self) -> bool:
+        """Whether nobody takes over its clients, after all."""
+        return False
+
+    @property
+    def connected(self) -> bool:
+        """Whether it has clients."""
+        return bool(self.server_state.connections or self.server_state.connecting)
+
+    async def retire(self) -> None:
+        """Leave new clients to the others; close, after a while, the connections on which nothing comes."""
+        self._retires = True
+        self._accept_no_more()
+        if self._connects:
+            await asyncio.wait(self._connects)  # what was accepted a moment ago becomes a connection
+        self.config.timeout_keep_alive = IDLE_LIMIT
+        for connection in self.server_state.connections:
+            if isinstance(connection, DrainProtocol):
+                connection.limit_idling(IDLE_LIMIT)
+        self._clients = asyncio.create_task(self._tell_when_alone(), name="pooldrain-clients")
+
+    async def rejoin(self) -> None:
+        """Take new clients again: the whole service ends, and they are to be told."""
+        self._retires = False
+        self._accept_again()
+
+    async def _shut_down(self) -> ShutdownReport:
+        try:
+            return await self._runner.shut_down(self, retiring=self)
+        finally:
+            self._stopped.set()
+
+    async def _tell_when_alone(self) -> None:
+        while self.connected:
+            self.server_state.connection_gone.clear()
+            await self.server_state.connection_gone.wait()
+        self._runner.look_again()
+
+    def _accept_all(self) -> None:
+        if self._retires:
+            self._listener.close()
+        else:
+            super()._accept_all()
+
+
 def serve_to_end(loop: asyncio.AbstractEventLoop, server: UvicornServer) -> ShutdownReport:
     """Run the server on its loop until a signal has led to the end; what ends the loop before does not end that."""
     serving = loop.create_task(server.run_to_end(), name="pooldrain-server")
@@ -773,8 +833,17 @@ async def _open(ground: Ground) -> UvicornServer:
     listener = ground.bind()
     service = build(ground.settings, ground.url)
     watchdog = ground.guard()
+    ground.follow(service.runner)
     await service.runner.open()
-    listening = ground.listening(listener)
-    return UvicornServer(
-        service.app, service.runner, listener, listening, ground.watch, ground.settings, watchdog=watchdog
+    kind = RetiringServer if ground.passed else UvicornServer
+    return kind(
+        service.app,
+        service.runner,
+        listener,
+        ground.listening(listener),
+        ground.watch,
+        ground.settings,
+        watchdog=watchdog,
+        manager=ground.manager,
+        owns_listener=lambda: not ground.passed,
     )

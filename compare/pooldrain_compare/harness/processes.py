@@ -81,7 +81,8 @@ class ServerProcess:
         self.started_at = 0.0
         self._address = address
         self._tells_address = address is None
-        self._environment = clean_environment(environment)
+        self.environment = clean_environment(environment)  # may be added to, until it is started
+        self.descriptors: tuple[int, ...] = ()  # further ones that it inherits
         self._start_timeout = start_timeout
         self._awaited = awaited
         self._listening = threading.Event()
@@ -102,7 +103,8 @@ class ServerProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                env=self._environment,
+                env=self.environment,
+                pass_fds=self.descriptors,
                 start_new_session=True,
             )
             unless_started.pop_all()

@@ -45,7 +45,9 @@ def _run(backend: Backend, watch: SignalWatch) -> int:
         from pooldrain.runtime.reload import serve_and_reload
 
         return serve_and_reload(backend, arguments, settings, watch)
+    from pooldrain.runtime.activation import passed_sockets
     from pooldrain.runtime.process.memory import limit_arenas
+    from pooldrain.runtime.process.service_manager import service_manager
     from pooldrain.runtime.process.versions import require_version
     from pooldrain.runtime.startup import prepare
     from pooldrain.servers import SERVERS
@@ -54,7 +56,8 @@ def _run(backend: Backend, watch: SignalWatch) -> int:
     for package in {spec.name, *(["gunicorn"] if settings.needs_master else [])}:
         require_version(package)
     limit_arenas()
-    ground = prepare(settings, watch)
+    manager, passed = service_manager(os.environ), passed_sockets(os.environ)
+    ground = prepare(settings, watch, manager, passed)
     module = import_module(spec.several if spec.several and ground.settings.needs_master else spec.module)
     code: int = module.serve(ground)
     return code

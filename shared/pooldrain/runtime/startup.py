@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from dataclasses import dataclass
+import socket
+from dataclasses import dataclass, replace
+from typing import Any
 
+from pooldrain.errors import ConfigurationError
+from pooldrain.lifecycle import Lifecycle
+from pooldrain.runtime.activation import address_of
 from pooldrain.runtime.embedded import EmbeddedDatabase
 from pooldrain.runtime.listener import Listener, bind_all, each_of, joined, keep_from_children, server_address
 from pooldrain.runtime.options.application import takes_runner
 from pooldrain.runtime.options.settings import Settings
 from pooldrain.runtime.output.logging import configure_logging
 from pooldrain.runtime.output.report import write_report
+from pooldrain.runtime.process.pid_file import write_pid_file
+from pooldrain.runtime.process.privileges import account, become
+from pooldrain.runtime.process.service_manager import ServiceManager
 from pooldrain.runtime.process.signals import SignalWatch
 from pooldrain.runtime.process.watchdog import Watchdog
 from pooldrain.runtime.tls import server_context
@@ -18,6 +27,8 @@ from pooldrain.service_report import service_report
 from pooldrain.shutdown import ShutdownReport
 from pooldrain.sqla.database_url import DatabaseUrl
 from pooldrain.transcript import Listening
+
+logger = logging.getLogger("pooldrain")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +38,30 @@ class Ground:
     settings: Settings
     url: DatabaseUrl | None  # None: the service has no pool of its own
     watch: SignalWatch
+    manager: ServiceManager
+    passed: tuple[socket.socket, ...] = ()  # listening sockets that outlive the service
 
     def bind(self) -> Listener:
         """The listening socket of the only process, bound; its children do not have it. Raises StartupError."""
-        listener = joined(bind_all(self.settings.binds, self.settings.socket_mode))
+        listener = joined(self.bind_each())
         keep_from_children(listener)
         return listener
+
+    def bind_each(self) -> list[socket.socket]:
+        """A bound socket for each address; then what needed the rights of this user is done. Raises StartupError."""
+        settings = self.settings
+        bound = list(self.passed) or bind_all(settings.binds, settings.socket_mode)
+        if settings.pid is not None:
+            write_pid_file(settings.pid)
+        if (whom := account(settings.user, settings.group)) is not None:
+            become(whom)
+            settings.check_files()
+            server_context(settings.certfile, settings.keyfile)
+        return bound
+
+    def follow(self, runner: Lifecycle[Any, Any]) -> None:
+        """Let the service manager know of what becomes of the only process."""
+        runner.entered = self.manager.following(self.settings.shutdown.ladder.termination_grace_period)
 
     def guard(self) -> Watchdog:
         """What ends the only process when it outlives its grace period."""
@@ -55,7 +84,9 @@ class Ground:
         return report.exit_code
 
 
-def prepare(settings: Settings, watch: SignalWatch) -> Ground:
+def prepare(
+    settings: Settings, watch: SignalWatch, manager: ServiceManager, passed: tuple[socket.socket, ...] = ()
+) -> Ground:
     """Set up the log, start the embedded database if a pool of our own is wanted and no other is named.
 
     An application that makes its engines itself needs neither. The embedded database is stopped by the process's exit,
@@ -63,10 +94,20 @@ def prepare(settings: Settings, watch: SignalWatch) -> Ground:
     """
     configure_logging(settings.log_format, settings.log_level)
     server_context(settings.certfile, settings.keyfile)  # each process makes its own; this one tells what is wrong
+    if passed:
+        if idle := [origin for dest, origin in settings.given if dest == "bind"]:
+            logger.warning("no effect: %s; the service manager has passed the sockets to listen on", idle[0])
+        settings = replace(settings, binds=tuple(map(address_of, passed)))
+    if settings.umask is not None:
+        os.umask(settings.umask)
     url = settings.database_url
     if url is None and _wants_pool(settings):
+        if account(settings.user, settings.group) is not None:
+            raise ConfigurationError(
+                "--user and --group are for a database of your own, not for the embedded one; give --database-url"
+            )
         url = DatabaseUrl.parse(EmbeddedDatabase().start())
-    return Ground(settings, url, watch)
+    return Ground(settings, url, watch, manager, passed)
 
 
 def _wants_pool(settings: Settings) -> bool:

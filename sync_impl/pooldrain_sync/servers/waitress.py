@@ -41,6 +41,7 @@ from pooldrain.runtime.listener import (
     BACKLOG,
     BROKEN_PAUSE,
     FIRST_BYTES,
+    IDLE_LIMIT,
     LINGER_LIMIT,
     MOST_CONNECTIONS,
     REFUSING_THREADS,
@@ -457,6 +458,7 @@ class DrainServer(TcpWSGIServer):
         self.accept_again_at = 0.0  # monotonic seconds, if not 0; nothing is accepted until then
         self._crowd = 0  # or until there are fewer connections than this
         self._tidied_at = 0.0
+        self._retired_at = 0.0  # as `time.time()` has it
         self._accept_lock = threading.Lock()
         self.failed: BaseException | None = None  # the listener
         listener.setblocking(False)
@@ -518,7 +520,11 @@ class DrainServer(TcpWSGIServer):
         """Close the connections on which nothing has come for a while, and on which nothing has just arrived."""
         expired = now - self.keep_alive
         for channel in self.channels:
-            if channel.requests or channel.last_activity >= expired or not self.map.claim(channel.descriptor):
+            if (
+                channel.requests
+                or max(channel.last_activity, self._retired_at) >= expired
+                or not self.map.claim(channel.descriptor)
+            ):
                 continue
             if channel.socket is not None and not has_arrived(channel.socket.fileno()):
                 channel.will_close = True
@@ -574,6 +580,17 @@ class DrainServer(TcpWSGIServer):
         self.failed = sys.exc_info()[1]
         self.lookout.wake()
 
+    def retire(self) -> None:
+        """Accept nobody any more, and keep no connection for long on which nothing comes."""
+        with self._accept_lock:
+            if self.accepting:
+                assert self.socket is not None
+                self.accepting = False
+                self.del_channel()  # `close` would close the trigger as well
+                self.socket.close()
+                self.keep_alive, self._retired_at = IDLE_LIMIT, time.time()
+        self.maintenance(time.time())
+
     def accept_all(self) -> None:
         """Accept until the kernel has no more, and then nothing more."""
         assert self.socket is not None
@@ -606,6 +623,9 @@ class WaitressServer:
     def __init__(self, app: Any, runner: Runner, ground: Ground, listener: Listener, watchdog: Watchdog) -> None:
         self._runner = runner
         self._watch = ground.watch
+        self._manager = ground.manager
+        self._leaves = bool(ground.passed)  # whether its listener outlives it
+        self._retires = False
         self._waitress = DrainServer(app, runner, listener, ground.settings.threads, run_slots(), ground.settings.http)
         self._watchdog = watchdog
         self._told = 0  # how many signals the runner knows of
@@ -625,6 +645,7 @@ class WaitressServer:
             raise cannot_listen(listening[0].host, listening[0].port, error) from error
         for each in listening:
             self._runner.events.emit(each)
+        self._manager.ready(listening[0].where)
         report = self._ending.turn((self._watch.fileno(), lookout.woken), self._patience, self._turn)
         assert report is not None, "the runner's thread died"
         self._watchdog.exit_code = report.exit_code
@@ -648,8 +669,25 @@ class WaitressServer:
         self._wake()
         self._ending.over.wait(step.limit + BROKEN_PAUSE - time.monotonic())  # less, unless the loop is broken
 
+    # What outlives it has a successor: it leaves as a worker does whose service goes on.
+
+    called_off = False
+
+    def retire(self) -> None:
+        """Leave new clients to the successor; close, after a while, the connections on which nothing comes."""
+        self._retires = True
+        self._wake()
+
+    def rejoin(self) -> None:
+        """Never asked for."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether it has clients."""
+        return self._waitress.accepting or bool(self._waitress.channels) or bool(self._waitress.lingering)
+
     def _shut_down(self) -> ShutdownReport:
-        return self._runner.shut_down(self)
+        return self._runner.shut_down(self, retiring=self if self._leaves else None)
 
     def _wake(self) -> None:
         self._waitress.lookout.wake()
@@ -661,6 +699,11 @@ class WaitressServer:
         self._watch.drain()
         waitress.attend(now)
         self._ending.attend_signals()
+        self._manager.beat()
+        if self._retires:
+            waitress.retire()
+            if not self.connected:
+                self._runner.look_again()
         for channel, until in list(waitress.lingering.items()):
             if now >= until:
                 channel.close_lingering()
@@ -686,6 +729,8 @@ class WaitressServer:
         if self._stop is not None:
             instants.append(self._stop.deadline)
             instants.append(now + BROKEN_PAUSE / 10)
+        if self._retires:
+            instants.append(now + BROKEN_PAUSE)
         return max(0.001, min(instants) - now)
 
     # --- the end --------------------------------------------------------------------------------------------
@@ -719,6 +764,7 @@ def serve(ground: Ground) -> int:
     listener = ground.bind()
     service = build(ground.settings, ground.url)
     watchdog = ground.guard()
+    ground.follow(service.runner)
     service.runner.open()
     server = WaitressServer(service.app, service.runner, ground, listener, watchdog)
     return ground.finish(server.serve(ground.listening(listener)))

@@ -33,12 +33,14 @@ from gunicorn.errors import HaltServer
 from gunicorn.sock import TCPSocket, UnixSocket
 
 from pooldrain.exit_codes import ExitCode, by_signal, worst_exit_code
+from pooldrain.phases import Phase
 from pooldrain.problems import REFUSED
-from pooldrain.runtime.listener import bind_all, cannot_listen, refuse_queued, server_address
+from pooldrain.runtime.listener import cannot_listen, refuse_queued, server_address
 from pooldrain.runtime.master.worker import ManagedWorker, MasterApplication, worker_report
 from pooldrain.runtime.output.logging import adopt_third_party
 from pooldrain.runtime.output.report import write_report
 from pooldrain.runtime.process.memory import freeze_startup
+from pooldrain.runtime.process.service_manager import ServiceManager
 from pooldrain.runtime.process.signals import SHUTDOWN_SIGNALS
 from pooldrain.runtime.process.watchdog import MASTER, Watchdog
 from pooldrain.runtime.startup import Ground
@@ -71,6 +73,8 @@ class Master(Arbiter):
         self._workers_seen: list[int] = []  # those that may have left a report
         self._respawn_at = 0.0
         self._refused = 0  # requests that came after the last worker
+        self._told_ready = False  # whether the service manager knows that requests are accepted
+        self._told_phase = Phase.READY
 
     def listen_on(self, address: Any, descriptor: int) -> None:
         """Listen on a socket that is bound already. Raises OSError."""
@@ -131,12 +135,14 @@ class Master(Arbiter):
         flags = self.app.flags
         flags.only_one = len(self.WORKERS) == 1
         flags.stopping = True
+        self._manager.ending(ladder.termination_grace_period)
         first = self._signal if graceful else signal.SIGQUIT
         flags.hurried = first == signal.SIGQUIT
         self.kill_workers(first)
         deadline = began + ladder.graceful_timeout
         received = 2 if flags.hurried else 1
         while self.WORKERS and (left := deadline - time.monotonic()) > 0:
+            self._tell_phase()
             for number in self._signals_within(left):
                 if number not in SHUTDOWN_SIGNALS:
                     continue
@@ -156,21 +162,35 @@ class Master(Arbiter):
                 self._reaped(*os.waitpid(-1, 0))
         # Open until now, so that nothing which came after the last worker's last look is reset.
         until = began + ladder.graceful_timeout + REFUSING
-        self._refused = sum(refuse_queued(listener.sock, REFUSED.raw(), until) for listener in self.LISTENERS)
+        if not self.app.ground.passed:  # else a successor serves who is queued
+            self._refused = sum(refuse_queued(listener.sock, REFUSED.raw(), until) for listener in self.LISTENERS)
         if self._refused:
             logger.info("master: %d late requests refused", self._refused)
         self.LISTENERS.clear()
 
     def _signals_within(self, seconds: float) -> Iterator[int]:
-        """Every signal in the queue, after waiting for the first one at most so long."""
+        """Every signal in the queue, after waiting for the first one at most so long, and no longer than a second."""
+        self._manager.beat()
         if self.SIG_QUEUE.empty():
-            select.select([self._signalled], [], [], max(0.0, seconds))
+            select.select([self._signalled], [], [], min(1.0, max(0.0, seconds)))
         with contextlib.suppress(BlockingIOError):
             while self._signalled.recv(64):
                 pass
         with contextlib.suppress(queue.Empty):
             while True:
                 yield self.SIG_QUEUE.get_nowait()
+
+    @property
+    def _manager(self) -> ServiceManager:
+        return self.app.ground.manager
+
+    def _tell_phase(self) -> None:
+        """Tell the service manager how far the last of the workers is."""
+        order = list(Phase)
+        phase = min((worker.flags.phase for worker in self.WORKERS.values()), key=order.index)
+        if order.index(phase) > order.index(self._told_phase):
+            self._told_phase = phase
+            self._manager.entered(phase)
 
     def reap_workers(self) -> None:
         """Take note of the workers that have ended."""
@@ -235,6 +255,9 @@ class Master(Arbiter):
             if not self.WORKERS:
                 self.spawn_worker()
             return
+        if not self._told_ready:
+            self._told_ready = True
+            self._manager.ready(", ".join(str(listener) for listener in self.LISTENERS))
         self._release_workers()
         if time.monotonic() < self._respawn_at:
             return
@@ -301,7 +324,7 @@ def run_master(ground: Ground, worker_class: type[ManagedWorker], build: Callabl
     settings = ground.settings
     app = MasterApplication(ground, worker_class)
     master = Master(app)
-    for (host, _), listener in zip(settings.binds, bind_all(settings.binds, settings.socket_mode), strict=True):
+    for (host, _), listener in zip(settings.binds, ground.bind_each(), strict=True):
         port = server_address(listener)[1]
         try:
             master.listen_on(listener.getsockname(), listener.detach())

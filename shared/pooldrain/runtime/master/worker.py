@@ -25,6 +25,7 @@ from typing import Any
 from gunicorn.app.base import BaseApplication
 from gunicorn.workers.base import Worker
 
+from pooldrain.phases import Phase
 from pooldrain.runtime.listener import BACKLOG, MOST_CONNECTIONS, Listener, bind_text, joined, keep_from_children
 from pooldrain.runtime.options.settings import Settings
 from pooldrain.runtime.output.report import write_report
@@ -44,6 +45,11 @@ MASTERS_WORD = 0.2
 
 # Seconds for which a worker that was told to end waits for a successor that does not come.
 SUCCESSOR_LIMIT = 15.0
+
+
+# Where a worker's flags have its phase, and the phases by number.
+_PHASE = 3
+_PHASES = tuple(Phase)
 
 
 class Flag:
@@ -81,6 +87,15 @@ class WorkerFlags(SharedFlags):
     ready = Flag(0)  # it accepts requests
     leaving = Flag(1)  # it is to be replaced
     released = Flag(2)  # its successor is ready
+
+    @property
+    def phase(self) -> Phase:
+        """The phase it is in."""
+        return _PHASES[self.memory[_PHASE]]
+
+    @phase.setter
+    def phase(self, phase: Phase) -> None:
+        self.memory[_PHASE] = _PHASES.index(phase)
 
 
 class MasterApplication(BaseApplication):
@@ -127,7 +142,7 @@ class MasterApplication(BaseApplication):
     @property
     def owns_listener(self) -> bool:
         """Whether a worker that ends is the last to listen."""
-        return self.flags.stopping and self.flags.only_one
+        return self.flags.stopping and self.flags.only_one and not self.ground.passed
 
 
 class ManagedWorker(Worker):
@@ -175,6 +190,12 @@ class ManagedWorker(Worker):
         self.flags.ready = self.app.flags.ever_ready = True
         self._wake_master()
 
+    def entered(self, phase: Phase) -> None:
+        """Tell the master of a phase."""
+        self.flags.phase = phase
+        if self.app.flags.stopping:
+            self._wake_master()
+
     def has_served(self, requests: int) -> None:
         """Take note of how many requests are finished; after as many as the user allows it is to be replaced."""
         if self._most_requests is not None and requests >= self._most_requests and not self.flags.leaving:
@@ -199,6 +220,11 @@ class ManagedWorker(Worker):
 
     @property
     def called_off(self) -> bool:
+        """Whether nobody takes over its clients: the whole service ends, and its sockets with it."""
+        return self._all_end and not self.app.ground.passed
+
+    @property
+    def _all_end(self) -> bool:
         """Whether the whole service ends, and not this worker alone."""
         return self.app.flags.stopping or self._orphaned
 
@@ -223,7 +249,7 @@ class ManagedWorker(Worker):
             return float("inf")
         if self._signalled_at is None:
             self._signalled_at = now
-        if self._told or self.called_off or self.flags.released or len(self.watch.received) > 1:
+        if self._told or self._all_end or self.flags.released or len(self.watch.received) > 1:
             return 0.0
         if not self.flags.leaving:
             if (left := self._signalled_at + MASTERS_WORD - now) > 0:
@@ -241,7 +267,7 @@ class ManagedWorker(Worker):
             received.append(signal.SIGQUIT.name)
         due = received[self._told :]
         self._told += len(due)
-        if due and not self.called_off:
+        if due and not self._all_end:
             self.flags.released = True
             self._leave()
         return due

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import grp
 import ipaddress
 import os
+import pwd
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -164,6 +166,22 @@ def octal(text: str) -> int:
     return int(text, 8)
 
 
+def user(text: str) -> str:
+    """A user of this system."""
+    try:
+        return pwd.getpwnam(text).pw_name
+    except KeyError:
+        raise ValueError("must be a user of this system") from None
+
+
+def group(text: str) -> str:
+    """A group of this system."""
+    try:
+        return grp.getgrnam(text).gr_name
+    except KeyError:
+        raise ValueError("must be a group of this system") from None
+
+
 def address(text: str) -> tuple[str, int]:
     """HOST:PORT, [IPV6]:PORT or unix:PATH; the path, which begins with a slash, stands where a host would.
 
@@ -238,6 +256,8 @@ METAVARS: dict[Callable[[str], Any], str] = {
     },
     addresses: "HOST:PORT|unix:PATH",
     octal: "MODE",
+    user: "USER",
+    group: "GROUP",
     parse_app: "APP",
     directory: "DIR",
     existing_file: "FILE",

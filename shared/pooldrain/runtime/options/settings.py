@@ -25,7 +25,7 @@ from pooldrain.probes import AnsweredBy
 from pooldrain.runtime.listener import bind_text
 from pooldrain.runtime.options.application import AppName, parse_app, takes_runner
 from pooldrain.runtime.options.config_file import read_config
-from pooldrain.runtime.options.readers import Loop, addresses
+from pooldrain.runtime.options.readers import Loop, addresses, output_file
 from pooldrain.runtime.options.table import (
     OPTIONS,
     POLICY_DEFAULTS,
@@ -72,6 +72,10 @@ class Settings:
     pool: PoolPolicy
     leaks: LeakPolicy
     shutdown: ShutdownPolicy
+    pid: Path | None  # a file for the process's number
+    user: str | None  # to become, once it listens
+    group: str | None
+    umask: int | None
     report: Path | None
     transcript: Path | None
     access_log: AccessForm
@@ -96,6 +100,17 @@ class Settings:
     def bind(self) -> str:
         """The addresses, as they are typed."""
         return ",".join(bind_text(host, port) for host, port in self.binds)
+
+    def check_files(self) -> None:
+        """See again whether what is to be written can be: the process may be another user's by now.
+
+        Raises ConfigurationError.
+        """
+        for name, path in (("--report", self.report), ("--transcript", self.transcript)):
+            try:
+                _ = path and output_file(str(path))
+            except ValueError as error:
+                raise ConfigurationError(f"{name} {path}: {error}, by the user of --user") from None
 
     @property
     def needs_master(self) -> bool:
@@ -170,6 +185,10 @@ def load_settings(backend: Backend, argv: Sequence[str], environ: Mapping[str, s
         probes=values["probes"],
         livez_path=values["livez_path"],
         readyz_path=values["readyz_path"],
+        pid=values["pid"],
+        user=values["user"],
+        group=values["group"],
+        umask=values["umask"],
         report=values["report"],
         transcript=values["transcript"],
         access_log=values["access_log"],

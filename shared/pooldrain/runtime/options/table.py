@@ -18,6 +18,7 @@ from pooldrain.runtime.options.readers import (
     bytes_or_off,
     directory,
     existing_file,
+    group,
     log_format,
     log_level,
     loop,
@@ -33,6 +34,7 @@ from pooldrain.runtime.options.readers import (
     seconds_or_off,
     streams,
     sync_server,
+    user,
     whole,
 )
 from pooldrain.servers import Backend, servers_of
@@ -172,6 +174,12 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
             False,
         ),
     ),
+    "Process": (
+        Option("pid", output_file, "write the process's number there; removed at its exit", shown_default="none"),
+        Option("user", user, "user to become once it listens", shown_default="who starts it"),
+        Option("group", group, "the same for the group", shown_default="the user's"),
+        Option("umask", octal, "permissions that files it makes do not have", shown_default="as it is"),
+    ),
     "HTTP": (
         Option("limit-request-head", whole, "bytes of a request's head; a longer one is answered 431, or 414"),
         Option(
@@ -255,8 +263,8 @@ def service_name(backend: Backend) -> str:
 def options_table() -> str:
     """The options as a Markdown table, for the README."""
     lines = ["| option | environment variable | default | meaning |", "|---|---|---|---|"]
-    for group, options in OPTIONS.items():
-        lines.append(f"| **{group}** | | | |")
+    for heading, options in OPTIONS.items():
+        lines.append(f"| **{heading}** | | | |")
         for option in options:
             meaning = option.help
             if isinstance(option.read, OneOf):

@@ -14,11 +14,12 @@ PROGRAM = (
 import queue, time
 from types import SimpleNamespace
 from pooldrain.runtime.master.master import Master
+from pooldrain.runtime.process.service_manager import ServiceManager
 from pooldrain.runtime.process.signals import SignalWatch
 
 master = Master.__new__(Master)
 master.SIG_QUEUE = queue.SimpleQueue()
-master.app = SimpleNamespace(ground=SimpleNamespace(watch=SignalWatch()))
+master.app = SimpleNamespace(ground=SimpleNamespace(watch=SignalWatch(), manager=ServiceManager()))
 master.log = SimpleNamespace(close_on_exec=lambda: None)
 master.init_signals()
 """
