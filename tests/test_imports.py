@@ -32,6 +32,7 @@ ORDER = [
     "request_head",
     "proxies",
     "policy",
+    "budget",
     "stacks",
     "phases",
     "leak_rules",
@@ -87,6 +88,8 @@ RUNTIME_ORDER = [
         "assembly",
         "reload",
         "command",
+        "plan",
+        "tool",
     ),
 ]
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from threading import RLock
+from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
@@ -22,6 +23,7 @@ from pooldrain.sqla.connect_options import engine_options
 from pooldrain.sqla.database_url import DatabaseUrl
 from pooldrain.sqla.hooks import EventSink, silence_collected_warning
 from pooldrain.sqla.loops import PATIENCE, loop_of, run_on_loop
+from pooldrain.sqla.room import LIMITS, OTHERS
 from pooldrain.sqla.tracked_pool import Adopted, TrackedPool
 from pooldrain_async.bounded import Work, in_thread
 from pooldrain_async.cancellation import cancel
@@ -60,16 +62,23 @@ class Pool(TrackedPool):
     async def open(self) -> None:
         """Connect, ask `SELECT 1`, fill the pool to `min_idle`. Raises StartupError, with the password masked."""
         started = self._clock()
+        self.lifetime.filling = True
+        asked: list[Sequence[Any]] = []
         try:
             async with AsyncExitStack() as connections:
                 for number in range(max(self.policy.prewarm, 1)):
                     connection = await connections.enter_async_context(self.engine.connect())
                     if number == 0:
                         await connection.execute(text("SELECT 1"))
+                        if self.url.dialect == "postgresql":
+                            asked = [(await connection.execute(text(query))).all() for query in (LIMITS, OTHERS)]
         except (SQLAlchemyError, OSError) as error:
             raise self.cannot_open(error) from error
+        finally:
+            self.lifetime.filling = False
         if self.policy.prewarm == 0 and (record := self.pool.take_idle()) is not None:
             await greenlet_spawn(self.pool.discard, record)  # the connection of the test
+        self.tell_shortage(*asked)
         self.opened(started)
 
     def cancellations(self, requests: list[InFlightRequest], work: Iterable[Checkout], timeout: float) -> list[Work]:

@@ -77,6 +77,7 @@ VOCABULARY: dict[str, dict[str, Any]] = {
     "step_failed": {"phase": str, "error": str},
     "background_failed": {"what": str, "error": str, "raised_at": str},
     "pool_exhausted": {"pool_size": int, "overflow": int, "checkedout": int, "waiting": int, "held": list},
+    "connections_refused": {"pool_size": int, "overflow": int, "checkedout": int, "reason": str},
     "leak": {"rule": str, "holding": dict},
     "leak_threshold": {"checkedout": int, "threshold": int},
     "leak_returned": {"rule": str, "holding": dict},

@@ -51,6 +51,7 @@ FIELDS = (
     FieldRule("callers", "between a handler and its server lies a framework, another one on each side"),
     FieldRule("held", "it names holders with their ages and their lines: see call_site", events=("pool_exhausted",)),
     FieldRule("waiting", "who still waits when one gives up is a matter of moments", events=("pool_exhausted",)),
+    FieldRule("reason", "each driver has words of its own", events=("connections_refused",)),
     FieldRule("checkedout", "which of two that are cancelled lets go first is chance", events=("leak_threshold",)),
     FieldRule("raised_at", "the two backends are two programs: see call_site", events=("background_failed",)),
     FieldRule("waited", "a request may have to wait for a thread; a loop starts each one at once"),
@@ -103,6 +104,7 @@ LIFECYCLE = (
     "step_failed",
     "background_failed",
     "pool_exhausted",
+    "connections_refused",
     "shutdown_complete",
 )
 _COUNTED = ("connection_opened", "connection_closed")

@@ -94,6 +94,25 @@ class PoolExhausted(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ConnectionsRefused(Event):
+    """The database has no room for another connection: who wants one waits for one of ours."""
+
+    name: ClassVar[str] = "connections_refused"
+    level: ClassVar[int] = WARNING
+    pool_size: int
+    overflow: int
+    checkedout: int
+    reason: str  # the server's words
+    pool: str = MAIN_POOL
+
+    def message(self) -> str:
+        return (
+            f"{_pool(self.pool)}: the database refuses another connection, so requests wait for one of ours (pool_size "
+            f"{self.pool_size}, overflow {self.overflow}, checked out {self.checkedout}): {self.reason}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class EngineAdopted(Event):
     """The application has made an engine: its pool is tracked, and will be closed with the service."""
 

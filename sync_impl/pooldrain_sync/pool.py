@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from threading import RLock
+from typing import Any
 
 import sqlalchemy
 from sqlalchemy import text
@@ -20,6 +21,7 @@ from pooldrain.sqla.database_url import DatabaseUrl
 from pooldrain.sqla.hooks import EventSink
 from pooldrain.sqla.loops import PATIENCE, loop_of, run_on_loop
 from pooldrain.sqla.pool import ClosableQueuePool
+from pooldrain.sqla.room import LIMITS, OTHERS
 from pooldrain.sqla.tracked_pool import Adopted, TrackedPool
 from pooldrain_sync.bounded import Work
 from pooldrain_sync.cancellation import cancel
@@ -57,16 +59,23 @@ class Pool(TrackedPool):
     def open(self) -> None:
         """Connect, ask `SELECT 1`, fill the pool to `min_idle`. Raises StartupError, with the password masked."""
         started = self._clock()
+        self.lifetime.filling = True
+        asked: list[Sequence[Any]] = []
         try:
             with ExitStack() as connections:
                 for number in range(max(self.policy.prewarm, 1)):
                     connection = connections.enter_context(self.engine.connect())
                     if number == 0:
                         connection.execute(text("SELECT 1"))
+                        if self.url.dialect == "postgresql":
+                            asked = [connection.execute(text(query)).all() for query in (LIMITS, OTHERS)]
         except (SQLAlchemyError, OSError) as error:
             raise self.cannot_open(error) from error
+        finally:
+            self.lifetime.filling = False
         if self.policy.prewarm == 0 and (record := self.pool.take_idle()) is not None:
             self.pool.discard(record)  # the connection of the test
+        self.tell_shortage(*asked)
         self.opened(started)
 
     def cancellations(self, requests: list[InFlightRequest], work: Iterable[Checkout], timeout: float) -> list[Work]:

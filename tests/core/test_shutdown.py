@@ -348,6 +348,7 @@ def test_the_exit_codes_are_the_documented_ones() -> None:
         "CUT": 3,
         "DISPOSE_FAILED": 4,
         "LEAKED": 5,
+        "DOES_NOT_FIT": 6,
     }
 
 

@@ -64,7 +64,9 @@ def assemble(
     set_current_runner(made)
 
     def give_pool() -> None:
-        made.own(pool(url, settings.pool, settings.leaks, events, service=settings.service, lock=lock))
+        own = pool(url, settings.pool, settings.leaks, events, service=settings.service, lock=lock)
+        own.processes = settings.workers
+        made.own(own)
 
     if settings.app is None:
         give_pool()

@@ -26,6 +26,7 @@ from sqlalchemy.pool.base import _ConnectionRecord
 
 from pooldrain.in_flight import Checkout
 from pooldrain.ledger import MAIN_POOL, CheckoutLedger, Holding, Leak, describe, who_holds
+from pooldrain.printable import printable
 from pooldrain.sqla.drivers import in_transaction
 from pooldrain.sqla.errors import note_failure
 from pooldrain.sqla.loops import note_loop
@@ -37,6 +38,7 @@ from pooldrain.transcript import (
     CheckedOut,
     ConnectionClosed,
     ConnectionOpened,
+    ConnectionsRefused,
     Event,
     LeakFound,
     LeakReturned,
@@ -107,7 +109,7 @@ class PoolTracker:
         self.returned_locked: Callable[[], None] | None = None  # called when a connection that no request owns is back
         self.opened = 0
         self.closed = 0
-        self._tell_exhausted_at = 0.0  # monotonic seconds
+        self._tell_exhausted_at = self._tell_refused_at = 0.0  # monotonic seconds
         # By the connection's identity, so that each closing counts once. Not kept alive: an engine may be collected.
         self._open: dict[int, weakref.ref[ConnectionPoolEntry]] = {}
         self._events = events
@@ -166,6 +168,16 @@ class PoolTracker:
                 )
                 self._events.emit(event)
         return holders
+
+    def refused(self, numbers: PoolStatus, error: Exception) -> None:
+        """The server has no room for another connection: tell, once in EXHAUSTED_TOLD seconds."""
+        with self._lock:
+            now = self._clock()
+            if now >= self._tell_refused_at:
+                self._tell_refused_at = now + EXHAUSTED_TOLD
+                reason = printable(" ".join(str(error).split()))
+                event = ConnectionsRefused(numbers.pool_size, numbers.overflow, numbers.checkedout, reason, self.pool)
+                self._events.emit(event)
 
     def forget(self) -> list[Any]:
         """In a forked child: empty the books, and let go of the parent's connections; returns all there is of them."""

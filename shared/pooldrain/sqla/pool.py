@@ -8,6 +8,7 @@ a *new* connection; and the counts go negative. Here, once closed:
 3. `recreate()` (what `Engine.dispose()` calls) gives a pool that is closed as well;
 4. the counts stay true;
 5. a request that was cancelled gets no connection any more, while the pool is still open to others.
+And, open: where the server has no room for another connection, who wants one waits for one of those that there are.
 
 This module patches internals of SQLAlchemy 2.1's QueuePool (`_do_get`, `_return_conn`, `_do_return_conn`,
 `_close_connection`, `_should_wrap_creator`, `_queue_class`) and reads those of its records (`fairy_ref`).
@@ -20,6 +21,7 @@ import sys
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any, Protocol
 
@@ -27,6 +29,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry, Pool, PoolProxiedConnection, QueuePool
 from sqlalchemy.pool.base import _ConnectionRecord
+from sqlalchemy.util import queue as sqla_queue
 
 from pooldrain.errors import PoolClosed
 from pooldrain.in_flight import CURRENT_REQUEST, InFlightRequest
@@ -34,6 +37,7 @@ from pooldrain.ledger import CURRENT_HOLDER
 from pooldrain.problems import DATABASE_UNAVAILABLE, POOL_CLOSED, POOL_EXHAUSTED, Failure
 from pooldrain.sqla.drivers import has_news, is_busy, is_usable_here
 from pooldrain.sqla.queues import ClosableAsyncQueue, ClosableQueue, QueueClosed
+from pooldrain.sqla.refusals import PAUSE, refuses_more
 from pooldrain.stacks import RawStack, StackWalker
 from pooldrain.status import PoolStatus
 
@@ -69,6 +73,9 @@ class Tracker(Protocol):
     def timed_out(self, numbers: PoolStatus, waiting: int) -> tuple[str, ...]:
         """Somebody has waited in vain, `waiting` others still wait; who has the connections, in words."""
         ...
+
+    def refused(self, numbers: PoolStatus, error: Exception) -> None:
+        """The server has no room for another connection: somebody waits for one of ours."""
 
 
 class PoolExhausted(PoolTimeout):
@@ -116,6 +123,7 @@ class Lifetime:
 
     def __init__(self) -> None:
         self.closed = False
+        self.filling = False  # whether it is being filled: none of its connections comes back before
         self.tracker: Tracker | None = None
         self.untested = 0.0  # seconds since its last use within which a connection is not tested again
         self.clock: Callable[[], float] = time.monotonic
@@ -269,7 +277,10 @@ class Closable(Pool):
             tracker.closed_one(connection)  # not by the event, which comes before a close that may hang
 
     def _do_get(self) -> ConnectionPoolEntry:
-        record: Any = super()._do_get()
+        return self._untested(super()._do_get())
+
+    def _untested(self, record: Any) -> ConnectionPoolEntry:
+        """A record that is about to leave, to be tested or not."""
         lifetime = self._lifetime
         if self._pre_ping and lifetime.untested:
             used = getattr(record, _RETURNED_AT, -math.inf)
@@ -350,7 +361,12 @@ class ClosablePool(Closable, QueuePool):
 
     def _do_get(self) -> ConnectionPoolEntry:
         try:
-            return super()._do_get()
+            try:
+                return super()._do_get()
+            except Exception as error:
+                if self._lifetime.filling or not refuses_more(error) or not self._has_some:
+                    raise
+                return self._wait_for_own(error)
         except QueueClosed as closed:
             raise self._pool_closed(waiting=closed.waited) from None
         except PoolTimeout as error:
@@ -359,6 +375,31 @@ class ClosablePool(Closable, QueuePool):
             holders = () if tracker is None else tracker.timed_out(numbers, waiting)
             _note(POOL_EXHAUSTED)
             raise PoolExhausted(str(error.args[0]), numbers, waiting, holders) from None
+
+    @property
+    def _has_some(self) -> bool:
+        """Whether it has connections, somewhere: one of them may come back."""
+        return self.size() + self.overflow() > 0
+
+    def _wait_for_own(self, error: Exception) -> ConnectionPoolEntry:
+        """The server has no room for another connection: one of ours, once it comes back, or the next that it allows.
+
+        Raises PoolTimeout, and QueueClosed, as if the pool were as large as the server lets it be.
+        """
+        clock = self._lifetime.clock
+        until = clock() + self._timeout
+        if (tracker := self._lifetime.tracker) is not None:
+            tracker.refused(self.numbers(), error)
+        while (left := until - clock()) > 0:
+            with suppress(sqla_queue.Empty):
+                return self._untested(self._pool.get(True, min(PAUSE, left)))
+            try:
+                return super()._do_get()
+            except Exception as again:
+                if not refuses_more(again) or not self._has_some:
+                    raise
+        limit = f"the server refuses more than {self.size() + self.overflow()} connections"
+        raise PoolTimeout(f"{limit}, and none of them became free in {self._timeout:.2f} s")
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
         if self._pools_returned:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -14,6 +15,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
+from pooldrain.budget import shortage
 from pooldrain.errors import StartupError
 from pooldrain.in_flight import Checkout, InFlightRequest
 from pooldrain.ledger import PINNED_LOOK, CheckoutLedger, Holding
@@ -31,9 +33,12 @@ from pooldrain.sqla.hooks import (
     driver_connection,
 )
 from pooldrain.sqla.pool import Closable, let_go
+from pooldrain.sqla.room import room_from
 from pooldrain.sqla.waits import tell_of_database
 from pooldrain.status import PoolStatus
 from pooldrain.transcript import NotReturned, Outstanding, PoolClosing, PoolOpened
+
+logger = logging.getLogger("pooldrain")
 
 
 class TrackedPool:
@@ -66,6 +71,7 @@ class TrackedPool:
         self.lifetime.untested, self.lifetime.clock = policy.pre_ping_idle, clock
         self.on_loop = engine.dialect.is_async  # whether its connections belong to an event loop
         self.adopted = adopted
+        self.processes = 1  # that have such a pool
         self.name = name
         self.url = url
         self.policy = policy
@@ -263,6 +269,14 @@ class TrackedPool:
         self.events.emit(
             PoolOpened(self.url.masked, status.pool_size, self.policy.max_overflow, status.idle, seconds, self.name)
         )
+
+    def tell_shortage(self, limits: Sequence[Any] = (), others: Sequence[Sequence[Any]] = ()) -> None:
+        """Warn if the database has no room for all that this service may open; see `room` for what was asked."""
+        if not limits:
+            return
+        most = self.processes * (self.policy.pool_size + self.policy.max_overflow)
+        if (short := shortage(most, room_from(limits[0], others))) is not None:
+            logger.warning("%s %s", self.service, short)
 
     def tell_outstanding(self) -> tuple[list[Checkout], tuple[Holding, ...]]:
         """Name every connection that is still out."""
