@@ -70,7 +70,7 @@ class Pool(TrackedPool):
                     connection = await connections.enter_async_context(self.engine.connect())
                     if number == 0:
                         await connection.execute(text("SELECT 1"))
-                        if self.url.dialect == "postgresql":
+                        if self.url.dialect == "postgresql" and not self.pooler.found:  # a pooler has limits of its own
                             asked = [(await connection.execute(text(query))).all() for query in (LIMITS, OTHERS)]
         except (SQLAlchemyError, OSError) as error:
             raise self.cannot_open(error) from error

@@ -27,6 +27,8 @@ MASTER_MARGIN = 0.3
 
 Streams = Literal["end", "finish"]
 
+PoolerMode = Literal["auto", "on", "off"]
+
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
@@ -78,6 +80,7 @@ class PoolPolicy:
     `pre_ping_idle` of its last use a connection is not asked whether it is alive (0: it always is), as with HikariCP's
     `aliveBypassWindowMs`; only whether its socket tells of an end is looked at.
     After `tcp_timeout` without a sign of life one is dead to both ends (None leaves that to the systems).
+    `pooler`: whether a connection pooler is in between; auto finds out.
     Raises ConfigurationError when a number is out of range.
     """
 
@@ -90,6 +93,7 @@ class PoolPolicy:
     min_idle: int | None = None
     connect_timeout: float = 5.0
     tcp_timeout: float | None = 15.0
+    pooler: PoolerMode = "auto"
 
     def __post_init__(self) -> None:
         _require(self.pool_size >= 1, f"pool_size must be 1 or more, not {self.pool_size}")

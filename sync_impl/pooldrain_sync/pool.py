@@ -67,7 +67,7 @@ class Pool(TrackedPool):
                     connection = connections.enter_context(self.engine.connect())
                     if number == 0:
                         connection.execute(text("SELECT 1"))
-                        if self.url.dialect == "postgresql":
+                        if self.url.dialect == "postgresql" and not self.pooler.found:  # a pooler has limits of its own
                             asked = [connection.execute(text(query)).all() for query in (LIMITS, OTHERS)]
         except (SQLAlchemyError, OSError) as error:
             raise self.cannot_open(error) from error

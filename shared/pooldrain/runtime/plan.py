@@ -54,26 +54,30 @@ def run(options: argparse.Namespace, service: Sequence[str], environ: Mapping[st
     if options.kubernetes:
         sys.stdout.write(manifest(fleet, settings))
         return ExitCode.DRAINED
-    room = ask(_database(settings, environ))
+    room, pooled = ask(_database(settings, environ))
     lines, fits = told(fleet, room)
+    if pooled:
+        lines.insert(1, "through a pooler: what counts is its max_client_conn, and its default_pool_size below these")
     sys.stdout.write("\n".join(lines) + "\n")
     return ExitCode.DRAINED if fits else ExitCode.DOES_NOT_FIT
 
 
-def ask(url: DatabaseUrl) -> Room:
-    """What room the database has. Raises StartupError."""
+def ask(url: DatabaseUrl) -> tuple[Room, bool]:
+    """What room the database has, and whether a pooler is in between. Raises StartupError."""
     target = url.sync_url.set(drivername="postgresql").render_as_string(hide_password=False)
     try:
         with psycopg.connect(
             target, autocommit=True, prepare_threshold=None, connect_timeout=CONNECT_TIMEOUT
         ) as connection:
+            pid = connection.execute(b"SELECT pg_backend_pid()").fetchone()
             limits = connection.execute(LIMITS.encode()).fetchone()
             others = connection.execute(OTHERS.encode()).fetchall()
+            pooled = pid is not None and pid[0] != connection.info.backend_pid
     except psycopg.Error as error:
         reason = " ".join(str(error).split())
         raise StartupError(f"cannot ask {url.masked}: {url.mask(reason)}") from None
     assert limits is not None, "the user and the database are there"
-    return room_from(limits, others)
+    return room_from(limits, others), pooled
 
 
 def told(fleet: Fleet, room: Room) -> tuple[list[str], bool]:

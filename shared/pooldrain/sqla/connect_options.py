@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 
 from pooldrain.policy import PoolPolicy
 from pooldrain.sqla.database_url import DatabaseUrl
+from pooldrain.sqla.pooler import Pooler
 
 PROBES = 2  # unanswered keepalives after which a connection is dead
 CLIENT_CHECK = 2.0  # seconds between two looks of PostgreSQL, while a query runs, whether its client is still there
@@ -26,22 +27,26 @@ def engine_options(policy: PoolPolicy) -> dict[str, Any]:
     }
 
 
-def connect_options(url: DatabaseUrl, policy: PoolPolicy, service: str) -> Callable[..., None]:
+def connect_options(
+    url: DatabaseUrl, policy: PoolPolicy, service: str, pooler: Pooler | None = None
+) -> Callable[..., Any]:
     """A listener for SQLAlchemy's `do_connect` that fills in what the URL leaves open.
 
     The application name tells the server which process a session belongs to; it is made at connect time,
     because the pid is another one after a fork.
     """
 
-    def do_connect(dialect: Any, record: Any, cargs: Any, cparams: dict[str, Any]) -> None:
+    def do_connect(dialect: Any, record: Any, cargs: Any, cparams: dict[str, Any]) -> Any:
         if url.dialect == "postgresql":
+            url_options = cparams.get("options")
             cparams.setdefault("application_name", f"pooldrain:{service}:{os.getpid()}")
             cparams.setdefault("connect_timeout", max(1, round(policy.connect_timeout)))
             if policy.tcp_timeout is not None:
                 _notice_silence(cparams, policy.tcp_timeout)
-        else:
-            cparams.setdefault("timeout", policy.pool_timeout)  # how long to wait for another writer
-            cparams["check_same_thread"] = False  # a pool hands connections from thread to thread
+            return None if pooler is None else pooler.connect(dialect, cargs, cparams, url_options)
+        cparams.setdefault("timeout", policy.pool_timeout)  # how long to wait for another writer
+        cparams["check_same_thread"] = False  # a pool hands connections from thread to thread
+        return None
 
     return do_connect
 

@@ -387,7 +387,7 @@ class ClosablePool(Closable, QueuePool):
         Raises PoolTimeout, and QueueClosed, as if the pool were as large as the server lets it be.
         """
         clock = self._lifetime.clock
-        until = clock() + self._timeout
+        until = clock() + self.timeout()
         if (tracker := self._lifetime.tracker) is not None:
             tracker.refused(self.numbers(), error)
         while (left := until - clock()) > 0:
@@ -399,7 +399,7 @@ class ClosablePool(Closable, QueuePool):
                 if not refuses_more(again) or not self._has_some:
                     raise
         limit = f"the server refuses more than {self.size() + self.overflow()} connections"
-        raise PoolTimeout(f"{limit}, and none of them became free in {self._timeout:.2f} s")
+        raise PoolTimeout(f"{limit}, and none of them became free in {self.timeout():.2f} s")
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
         if self._pools_returned:

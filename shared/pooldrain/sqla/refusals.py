@@ -9,7 +9,7 @@ _TEXTS = (
     "too many clients already",
     "too many connections for",  # a role, or a database
     "no more connections allowed",  # PgBouncer's max_client_conn, and older poolers
-    "gave it no server connection",  # see `pooler`
+    "gave it no server connection",  # ours: see `pooler`
 )
 
 # Seconds between two attempts to connect to a server that has refused one.

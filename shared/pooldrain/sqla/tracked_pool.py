@@ -33,6 +33,7 @@ from pooldrain.sqla.hooks import (
     driver_connection,
 )
 from pooldrain.sqla.pool import Closable, let_go
+from pooldrain.sqla.pooler import PREPARING, Pooler
 from pooldrain.sqla.room import room_from
 from pooldrain.sqla.waits import tell_of_database
 from pooldrain.status import PoolStatus
@@ -84,8 +85,13 @@ class TrackedPool:
         self.tracker = PoolTracker(self.ledger, events, lock=lock, clock=clock, skip=skip, pool=name)
         self.tracker.listen(engine)
         tell_of_database(engine)
-        options = fill_in_options(engine, policy, service) if adopted else connect_options(url, policy, service)
-        event.listen(engine, "do_connect", options)
+        self.pooler = Pooler(policy.pooler, name, policy.connect_timeout)
+        if adopted:
+            event.listen(engine, "do_connect", fill_in_options(engine, policy, service))
+            if engine.dialect.name == "postgresql" and engine.dialect.driver in PREPARING:
+                event.listen(engine, "connect", self.pooler.look_at)
+        else:
+            event.listen(engine, "do_connect", connect_options(url, policy, service, self.pooler))
         forks.protect(self)
 
     @property

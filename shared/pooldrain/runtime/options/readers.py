@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pooldrain.access import AccessForm
-from pooldrain.policy import Streams
+from pooldrain.policy import PoolerMode, Streams
 from pooldrain.probes import AnsweredBy
 from pooldrain.proxies import TrustedProxies
 from pooldrain.runtime.options.application import parse_app
@@ -146,6 +146,9 @@ loop = OneOf(get_args(Loop))
 streams = OneOf(get_args(Streams))
 
 
+pooler = OneOf(get_args(PoolerMode))
+
+
 access_form = OneOf(get_args(AccessForm))
 
 
@@ -252,7 +255,7 @@ def output_file(text: str) -> Path:
 METAVARS: dict[Callable[[str], Any], str] = {
     **{
         choice: "|".join(choice.choices)
-        for choice in (sync_server, log_format, log_level, probes, loop, streams, access_form)
+        for choice in (sync_server, log_format, log_level, probes, loop, streams, access_form, pooler)
     },
     addresses: "HOST:PORT|unix:PATH",
     octal: "MODE",

@@ -25,6 +25,7 @@ from pooldrain.runtime.options.readers import (
     not_negative,
     octal,
     output_file,
+    pooler,
     positive,
     positive_or_off,
     probe_path,
@@ -219,7 +220,12 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         ),
         Option("min-idle", whole, "connections opened at start", shown_default="the pool size"),
         Option("connect-timeout", seconds, "how long opening a connection may take"),
-        Option("tcp-timeout", seconds_or_off, "silence after which both ends give a connection up (PgBouncer: off)"),
+        Option("tcp-timeout", seconds_or_off, "silence after which both ends give a connection up"),
+        Option(
+            "pooler",
+            pooler,
+            "whether a connection pooler (PgBouncer) is in between; auto finds out at the first connection",
+        ),
     ),
     "Leaks": (
         Option("leak-threshold", whole, "checked-out connections from which /pool-status says connection_leak"),
