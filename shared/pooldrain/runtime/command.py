@@ -46,8 +46,10 @@ def _run(backend: Backend, watch: SignalWatch) -> int:
 
         return serve_and_reload(backend, arguments, settings, watch)
     from pooldrain.runtime.activation import passed_sockets
+    from pooldrain.runtime.process.init import is_wanted, split
     from pooldrain.runtime.process.memory import limit_arenas
     from pooldrain.runtime.process.service_manager import service_manager
+    from pooldrain.runtime.process.signals import SignalWatch
     from pooldrain.runtime.process.versions import require_version
     from pooldrain.runtime.startup import prepare
     from pooldrain.servers import SERVERS
@@ -57,6 +59,11 @@ def _run(backend: Backend, watch: SignalWatch) -> int:
         require_version(package)
     limit_arenas()
     manager, passed = service_manager(os.environ), passed_sockets(os.environ)
+    if is_wanted(settings.init):
+        if (ended := split(watch)) is not None:
+            return ended
+        watch = SignalWatch()
+        watch.install()
     ground = prepare(settings, watch, manager, passed)
     module = import_module(spec.several if spec.several and ground.settings.needs_master else spec.module)
     code: int = module.serve(ground)

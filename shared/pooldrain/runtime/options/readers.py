@@ -19,6 +19,7 @@ from pooldrain.probes import AnsweredBy
 from pooldrain.proxies import TrustedProxies
 from pooldrain.runtime.options.application import parse_app
 from pooldrain.runtime.output.logging import LogFormat, LogLevel
+from pooldrain.runtime.process.init import InitMode
 from pooldrain.servers import servers_of
 from pooldrain.sqla.database_url import DatabaseUrl
 
@@ -149,6 +150,9 @@ streams = OneOf(get_args(Streams))
 pooler = OneOf(get_args(PoolerMode))
 
 
+init = OneOf(get_args(InitMode))
+
+
 access_form = OneOf(get_args(AccessForm))
 
 
@@ -255,7 +259,7 @@ def output_file(text: str) -> Path:
 METAVARS: dict[Callable[[str], Any], str] = {
     **{
         choice: "|".join(choice.choices)
-        for choice in (sync_server, log_format, log_level, probes, loop, streams, access_form, pooler)
+        for choice in (sync_server, log_format, log_level, probes, loop, streams, access_form, pooler, init)
     },
     addresses: "HOST:PORT|unix:PATH",
     octal: "MODE",

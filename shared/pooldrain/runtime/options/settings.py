@@ -36,6 +36,7 @@ from pooldrain.runtime.options.table import (
     service_name,
 )
 from pooldrain.runtime.output.logging import LogFormat, LogLevel
+from pooldrain.runtime.process.init import InitMode
 from pooldrain.servers import SERVERS, Backend, servers_of
 from pooldrain.sqla.database_url import DatabaseUrl
 
@@ -72,6 +73,7 @@ class Settings:
     pool: PoolPolicy
     leaks: LeakPolicy
     shutdown: ShutdownPolicy
+    init: InitMode
     pid: Path | None  # a file for the process's number
     user: str | None  # to become, once it listens
     group: str | None
@@ -185,6 +187,7 @@ def load_settings(backend: Backend, argv: Sequence[str], environ: Mapping[str, s
         probes=values["probes"],
         livez_path=values["livez_path"],
         readyz_path=values["readyz_path"],
+        init=values["init"],
         pid=values["pid"],
         user=values["user"],
         group=values["group"],

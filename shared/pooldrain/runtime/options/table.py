@@ -19,6 +19,7 @@ from pooldrain.runtime.options.readers import (
     directory,
     existing_file,
     group,
+    init,
     log_format,
     log_level,
     loop,
@@ -176,6 +177,12 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         ),
     ),
     "Process": (
+        Option(
+            "init",
+            init,
+            "be a container's init: reap orphans, in a small process of its own; auto: as process 1",
+            "auto",
+        ),
         Option("pid", output_file, "write the process's number there; removed at its exit", shown_default="none"),
         Option("user", user, "user to become once it listens", shown_default="who starts it"),
         Option("group", group, "the same for the group", shown_default="the user's"),
