@@ -90,6 +90,7 @@ def draw(seed: int, number: int) -> Plan:
     noise = () if early else tuple(_noise(noisy, first) for _ in range(noisy.choice((0, 0, 1, 2))))
     extra = random.Random(f"{seed}/{number}/adopted")  # noqa: S311 - as above
     streams = random.Random(f"{seed}/{number}/streams")  # noqa: S311 - as above
+    first_process = random.Random(f"{seed}/{number}/init")  # noqa: S311 - as above
     server = dice.choice(tuple(BACKENDS))
     adopts = extra.random() < 0.3  # an engine of the application's own, beside ours
     application = ("--app", f"{_APPS[BACKENDS[server].module]}:create_adopted") if adopts else ()
@@ -104,6 +105,7 @@ def draw(seed: int, number: int) -> Plan:
             *dice.choice(((), (), ("--no-pre-ping",), ("--pre-ping-idle", "0"), ("--pre-ping-idle", "0.1"))),
             *application,
             *streams.choice(((), (), (), ("--streams", "finish"))),
+            *first_process.choice(((), (), (), ("--init", "on"))),
         ),
         grace_period=policy.needed,
         clients=dice.randint(2, 10),

@@ -144,8 +144,27 @@ FAULTS: tuple[Scenario, ...] = (
     _hanging("black-hole", "just-after-use", f"a black hole: {_IN_STATEMENT}", "60", _HAS_IT),
     Scenario(
         name="too-many-before",
-        shows="the database takes no more connections: a request that needs a new one is answered 503",
+        shows="the database takes no more connections: a request that needs a new one waits for one that there is",
         workers=_ONE,
+        steps=(
+            Start("slow", "/query?latch=q"),
+            AtQuery("q"),
+            Fault("too-many"),
+            Start("a", "/query"),
+            Event("connections_refused"),
+            Open(("q",)),
+            Answered(("slow", "a")),
+            TakeBack(),
+            Ask("b", "/query"),
+            SIGTERM,
+        ),
+        expect=Expect(answers={"slow": 200, "a": 200, "b": 200}),
+    ),
+    Scenario(
+        name="too-many-in-vain",
+        shows="the database takes no more connections, and none becomes free: a request that needs a new one gets 503",
+        workers=_ONE,
+        policy=("--pool-timeout", "0.5"),
         steps=(
             Start("slow", "/query?latch=q"),
             AtQuery("q"),
@@ -201,7 +220,7 @@ FAULTS: tuple[Scenario, ...] = (
     _hangs("black-hole", "the answer to a request of the drain gets lost on the way: it is cut, and answered 504"),
     Scenario(
         name="too-many-during",
-        shows="the database takes no more connections: a request of the drain that needs a new one is answered 503",
+        shows="the database takes no more connections: a request of the drain waits for one of those that there are",
         workers=_ONE,
         steps=(
             Start("slow", "/query?latch=q"),
@@ -212,10 +231,11 @@ FAULTS: tuple[Scenario, ...] = (
             Draining(),
             Fault("too-many"),
             Open(("l",)),
-            Answered(("late",)),
+            Event("connections_refused"),
             Open(("q",)),
+            Answered(("slow", "late")),
         ),
-        expect=Expect(answers={"slow": 200, "late": 503}),
+        expect=Expect(answers={"slow": 200, "late": 200}),
     ),
     Scenario(
         name="slow-during",

@@ -816,6 +816,23 @@ DRAIN: tuple[Scenario, ...] = (
         ),
     ),
     Scenario(
+        name="second-signal-to-process-1",
+        shows="a container's first process passes both signals on: what is in flight is cut, the pool still closed",
+        policy=("--init", "on"),
+        workers=(1,),
+        steps=(
+            Start("slow", "/query?latch=q"),
+            AtQuery("q"),
+            SIGTERM,
+            Draining(),
+            SIGTERM,
+            Answered(("slow",)),
+        ),
+        expect=Expect(
+            exit_code=3, outcome="cut", hurried=True, answers={"slow": 504}, cut=1, phases={Phase.DRAINING: AT_ONCE}
+        ),
+    ),
+    Scenario(
         name="second-signal",
         shows="a second signal ends the waiting: what is in flight is cut, the pool still closed",
         databases=BOTH,
