@@ -1,4 +1,4 @@
-"""An application whose requests leave processes without a parent behind."""
+"""An application whose requests start processes, and leave some of them without a parent."""
 
 from __future__ import annotations
 
@@ -21,6 +21,11 @@ def create_sync(runner: Any) -> Flask:
         subprocess.run(LEAVE, check=True)
         return "left"
 
+    @app.get("/environment")
+    def environment() -> str:
+        """What a child finds in its environment."""
+        return subprocess.run(["env"], check=True, capture_output=True, text=True).stdout
+
     @app.get("/wait")
     def wait() -> str:
         """A child of its own that it waits for late."""
@@ -38,6 +43,11 @@ def create_async(runner: Any) -> FastAPI:
     async def leave() -> str:
         await (await asyncio.create_subprocess_exec(*LEAVE)).wait()
         return "left"
+
+    @app.get("/environment")
+    async def environment() -> str:
+        child = await asyncio.create_subprocess_exec("env", stdout=asyncio.subprocess.PIPE)
+        return (await child.communicate())[0].decode()
 
     @app.get("/wait")
     async def wait() -> int:

@@ -23,6 +23,7 @@ from tests.conftest import Measured
 from tests.harness.http import Connection
 from tests.harness.service import Launcher, Service
 from tests.harness.waiting import eventually
+from tests.servers import orphan_app
 
 every_way = pytest.mark.parametrize("backend", EVERY_WAY, ids=lambda backend: backend.name)
 everywhere = pytest.mark.parametrize("backend", SERVERS, ids=lambda backend: backend.name)
@@ -113,16 +114,19 @@ def test_it_is_not_ready_while_its_database_is_out_of_reach(
     assert not manager.values("READY")
 
 
-@everywhere
-def test_what_it_starts_cannot_speak_for_it(services: Launcher, manager: Manager, backend: Backend) -> None:
-    service = managed(services, manager, backend)
+@every_way
+def test_what_it_starts_cannot_speak_for_it(
+    services: Launcher, manager: Manager, backend: Backend, passed: socket.socket
+) -> None:
+    colour = backend.module.removeprefix("pooldrain_")
+    service = activated(services, backend, passed, "--app", f"{orphan_app.__name__}:create_{colour}")
+    service.process.environment |= {"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "3000000"}
     services.enter(service)
-    # The master of gunicorn has not changed what its workers see of the environment since.
-    for pid in {service.process.pid, *service.pids}:
-        assert b"READY" not in Path(f"/proc/{pid}/environ").read_bytes()
+    body = service.get("/environment").body.decode()
+    assert "PATH=" in body
+    assert not [name for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID") if name in body]
     service.send_signal()
-    service.ended()
-    assert manager.values("READY") == ["1"]
+    assert service.ended().code == ExitCode.DRAINED
 
 
 @everywhere
