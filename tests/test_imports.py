@@ -50,9 +50,10 @@ ORDER = [
     "sqla",
     "lifecycle",
     "runtime",
+    "pytest_plugin",
 ]
-# What decides: everything but the pool and the edges. From the standard library it may have what only computes.
-DECIDING = [name for name in ORDER if name not in ("sqla", "runtime")]
+# What decides: everything but the pool, the edges, and what another program loads. From the standard library it may have what only computes.
+DECIDING = [name for name in ORDER if name not in ("sqla", "runtime", "pytest_plugin")]
 HARMLESS = {
     "__future__",
     "collections.abc",
