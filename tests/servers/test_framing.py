@@ -173,7 +173,7 @@ def test_waitress_looks_once_more_before_it_closes_an_idle_connection() -> None:
     idle, waiting = pair()
     sender.sendall(b"GET")
     polled = PolledMap()
-    server: Any = SimpleNamespace(keep_alive=75.0, map=polled)
+    server: Any = SimpleNamespace(keep_alive=75.0, map=polled, _retired_at=0.0)
     server.channels = channels = [IdleChannel(polled, each) for each in (arriving, idle)]
     DrainServer.maintenance(server, 76.0)
     assert [channel.will_close for channel in channels] == [False, True]

@@ -14,7 +14,7 @@ from pooldrain_compare.harness.processes import free_port
 from pooldrain_compare.harness.servers import EVERY_WAY, SERVERS, Backend
 from tests.harness.http import Connection
 from tests.harness.service import Launcher, Service
-from tests.servers.test_unix_socket import UnixConnection, status
+from tests.servers.test_unix_socket import UnixConnection, last_status, status
 
 every_way = pytest.mark.parametrize("backend", EVERY_WAY, ids=lambda backend: backend.name)
 everywhere = pytest.mark.parametrize("backend", SERVERS, ids=lambda backend: backend.name)
@@ -52,7 +52,7 @@ def test_a_service_drains_on_all_of_its_addresses(services: Launcher, backend: B
             with late:
                 assert late.get("/").status == 503
         assert status(UnixConnection(path), "/")[0] == 503
-        assert held.getresponse().status == 200
+        assert last_status(held) == 200
 
     assert service.ended().code == ExitCode.DRAINED
     assert not path.exists()
