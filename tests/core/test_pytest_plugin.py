@@ -129,22 +129,28 @@ def run_pytest(directory: Path, body: str, *options: str, configuration: str = "
     return done.returncode, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("body", LEAKS.values(), ids=LEAKS)
-def test_a_test_that_leaks_fails_and_its_line_is_named(tmp_path: Path, body: str) -> None:
-    code, said = run_pytest(tmp_path, body, "--fail-on-leaked-connections")
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What is said of each test that leaks; all of them are run at once."""
+    bodies = [body.replace("test_it", f"test_{number}").strip() for number, body in enumerate(LEAKS.values())]
+    code, output = run_pytest(tmp_path_factory.mktemp("leaks"), "\n\n".join(bodies), "--fail-on-leaked-connections")
     assert code == 1
-    assert "the test leaked 1 connection:" in said
-    assert re.search(r"checked out at test_them\.py:\d+ in ", said)
+    told = re.split(r"_+ ERROR at teardown of test_(\d+) _+", output.partition("short test summary")[0])
+    return {list(LEAKS)[int(number)]: text for number, text in zip(told[1::2], told[2::2], strict=True)}
 
 
-def test_it_is_said_which_engine_it_was_what_it_ran_last_and_in_which_thread(tmp_path: Path) -> None:
-    _, session = run_pytest(tmp_path, LEAKS["a session that is open"], "--fail-on-leaked-connections")
+@pytest.mark.parametrize("leak", LEAKS)
+def test_a_test_that_leaks_fails_and_its_line_is_named(said: dict[str, str], leak: str) -> None:
+    assert "the test leaked 1 connection:" in said[leak]
+    assert re.search(r"checked out at test_them\.py:\d+ in ", said[leak])
+
+
+def test_it_is_said_which_engine_it_was_what_it_ran_last_and_in_which_thread(said: dict[str, str]) -> None:
+    session = said["a session that is open"]
     assert "not returned: sqlite (QueuePool), checked out at " in session
     assert "last statement: select 42" in session
-    _, dropped = run_pytest(tmp_path, LEAKS["a connection that is dropped"], "--fail-on-leaked-connections")
-    assert "dropped, and collected: shop (QueuePool), checked out at " in dropped
-    _, thread = run_pytest(tmp_path, LEAKS["another thread"], "--fail-on-leaked-connections")
-    assert ", by thread worker-1" in thread
+    assert "dropped, and collected: shop (QueuePool), checked out at " in said["a connection that is dropped"]
+    assert ", by thread worker-1" in said["another thread"]
 
 
 def test_nobody_else_fails(tmp_path: Path) -> None:
