@@ -52,8 +52,8 @@ ORDER = [
     "runtime",
     "pytest_plugin",
 ]
-# What decides: everything but the pool, the edges, and what another program loads. From the standard library it may have
-# what only computes.
+# What decides: everything but the pool, the edges, and what another program loads. From the standard library it may
+# have what only computes.
 DECIDING = [name for name in ORDER if name not in ("sqla", "runtime", "pytest_plugin")]
 HARMLESS = {
     "__future__",
