@@ -552,3 +552,25 @@ class ConnectionReclaimed(Event):
     name: ClassVar[str] = "connection_reclaimed"
     holder: str
     request: str | None
+
+
+# --- for people ---------------------------------------------------------------------------------------------
+
+_LEVELS = {DEBUG: "debug", INFO: "info", WARNING: "warning", ERROR: "error"}
+
+
+def event_kinds() -> list[type[Event]]:
+    """The kinds of events, in the order of this file."""
+    found = [value for value in globals().values() if isinstance(value, type) and issubclass(value, Event)]
+    return [kind for kind in found if kind is not Event]
+
+
+def events_table() -> str:
+    """The events as a Markdown table, for the documentation."""
+    lines = ["| event | level | fields | what has happened |", "|---|---|---|---|"]
+    for kind in event_kinds():
+        level = "transcript only" if kind.message is Event.message else _LEVELS[kind.level]
+        told = ", ".join(f"`{item.name}`" for item in fields(kind)) or "none"
+        meaning = " ".join((kind.__doc__ or "").split())
+        lines.append(f"| `{kind.name}` | {level} | {told} | {meaning} |")
+    return "\n".join(lines) + "\n"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
@@ -24,13 +24,11 @@ from pooldrain.transcript import (
     NotReturned,
     RequestCut,
     SignalReceived,
+    event_kinds,
+    events_table,
 )
 
-EVENTS: list[type[Event]] = [
-    value
-    for value in vars(transcript).values()
-    if inspect.isclass(value) and issubclass(value, Event) and value is not Event
-]
+EVENTS = event_kinds()
 HOLDING = Holding(
     holder="GET /work",
     request_id="abc",
@@ -166,3 +164,19 @@ def test_a_cut_request_says_what_its_client_got() -> None:
 
 def test_a_leak_that_came_back_says_after_how_long() -> None:
     assert "returned after 1.500 s" in LeakReturned("overdue", HOLDING).message()
+
+
+# -- the table for people
+
+
+def test_the_documentation_has_every_event_with_its_fields() -> None:
+    document = Path(__file__).parents[2] / "docs" / "events.md"
+    assert document.read_text("utf-8").endswith(f"## Events\n\n{events_table()}")
+
+
+def test_every_event_has_a_name_of_its_own_and_says_what_has_happened() -> None:
+    names = [kind.name for kind in event_kinds()]
+    assert len(set(names)) == len(names) > 30
+    assert all(
+        kind.__doc__ and not kind.__doc__.startswith(kind.__name__) for kind in event_kinds()
+    )  # a dataclass's own

@@ -14,6 +14,8 @@ import threading
 from datetime import datetime
 from typing import Any, Literal, TextIO
 
+from pooldrain.current import current_runner
+from pooldrain.in_flight import CURRENT_REQUEST
 from pooldrain.printable import json_line, printable, traceback_lines
 from pooldrain.runtime.output.writer import Output
 
@@ -130,7 +132,10 @@ class ConsoleFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, event, message, then the event's own fields."""
+    """One JSON object a line: time, level, event, message, then the event's own fields.
+
+    Any line, the application's own too, also has the phase of the service, and the id of the request it is written in.
+    """
 
     def format(self, record: logging.LogRecord) -> str:  # noqa: D102 - logging's own
         event = getattr(record, "event", None)
@@ -143,8 +148,19 @@ class JsonFormatter(logging.Formatter):
         }
         if traceback := _traceback(record):
             line["traceback"] = "\n".join(traceback)
-        line |= {key: value for key, value in fields.items() if key not in line}
+        for more in (fields, _surroundings()):
+            line |= {key: value for key, value in more.items() if key not in line}
         return json_line(line)
+
+
+def _surroundings() -> dict[str, str]:
+    """Where a line is written: in which phase, and for which request."""
+    found = {}
+    if (runner := current_runner()) is not None:
+        found["phase"] = runner.phase.value
+    if (request := CURRENT_REQUEST.get()) is not None:
+        found["request_id"] = request.request_id
+    return found
 
 
 def _moment(record: logging.LogRecord) -> datetime:

@@ -11,9 +11,12 @@ import sys
 import warnings
 from collections.abc import Iterator
 from datetime import datetime
+from types import SimpleNamespace
 
 import pytest
 
+from pooldrain.in_flight import CURRENT_REQUEST, InFlightRequest
+from pooldrain.phases import Phase
 from pooldrain.runtime.output.logging import (
     ConsoleFormatter,
     JsonFormatter,
@@ -263,3 +266,25 @@ def seen_on_a_terminal(code: str, environ: dict[str, str]) -> str:
         return os.read(ours, 10_000).decode()
     finally:
         os.close(ours)
+
+
+def test_a_json_line_says_in_which_phase_and_for_which_request_it_was_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pooldrain.current._runner", SimpleNamespace(phase=Phase.DRAINING))
+    token = CURRENT_REQUEST.set(InFlightRequest("GET", "/", "the-id", 0.0))
+    try:
+        line = json.loads(JsonFormatter().format(record("hello")))
+        told = json.loads(JsonFormatter().format(record("hello", event={"event": "phase", "phase": "CLOSED"})))
+    finally:
+        CURRENT_REQUEST.reset(token)
+    assert (line["phase"], line["request_id"]) == ("DRAINING", "the-id")
+    assert told["phase"] == "CLOSED", "an event's own field comes first"
+    assert list(json.loads(JsonFormatter().format(record("hello")))) == [
+        "time",
+        "level",
+        "event",
+        "message",
+        "logger",
+        "phase",
+    ]
