@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import os
@@ -10,9 +11,11 @@ import signal
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psycopg
 import pytest
@@ -20,6 +23,7 @@ import pytest
 from pooldrain.runtime.listener import IDLE_LIMIT
 from pooldrain.runtime.master.master import forgotten
 from pooldrain.runtime.master.worker import SUCCESSOR_LIMIT
+from pooldrain_async.servers.gunicorn import WorkerServer
 from pooldrain_compare.harness.load import LoadClient, LoadResult, Mode, Outcome, mixed
 from pooldrain_compare.harness.servers import GUNICORN, GUNICORN_2, UVICORN, UVICORN_2, WAITRESS, Backend
 from pooldrain_compare.parity.app.routes import WORKER_PATH
@@ -493,6 +497,40 @@ def test_a_worker_waits_for_a_successor_that_does_not_start_but_not_for_ever(
         assert connection.answer(START).body == b"after"
     for service in every:
         finish(service)
+
+
+class EndsAt:
+    """A worker whose shutdown is due at an instant."""
+
+    def __init__(self, instant: float) -> None:
+        self._instant = instant
+        self.begun = asyncio.Event()
+
+    def due_signals(self, now: float) -> list[str]:
+        return ["SIGTERM"] if now >= self._instant else []
+
+    def patience(self, now: float) -> float:
+        return max(0.0, self._instant - now)
+
+    def begin(self, names: Sequence[str]) -> None:
+        if names:
+            self.begun.set()
+
+
+def test_a_worker_that_looks_a_moment_too_early_looks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = EndsAt(1.0)
+    instants = itertools.chain([1.0 - 1e-9], itertools.repeat(1.0))  # a timer may end a little early
+    clock = SimpleNamespace(monotonic=instants.__next__)
+    monkeypatch.setattr("pooldrain_async.servers.gunicorn.time", clock)
+
+    async def looked() -> None:
+        server: Any = SimpleNamespace(_told_something=asyncio.Event(), _begin=worker.begin, _worker=worker)
+        looking = asyncio.create_task(WorkerServer._begin_when_due(server))
+        async with asyncio.timeout(BOUND):
+            await worker.begun.wait()
+        looking.cancel()
+
+    asyncio.run(looked())
 
 
 def test_the_reports_of_long_gone_workers_are_forgotten() -> None:

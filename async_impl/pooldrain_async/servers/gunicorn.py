@@ -122,9 +122,10 @@ class WorkerServer(RetiringServer):
         """Begin the shutdown as soon as the worker may; a signal that comes later counts at once."""
         while True:
             self._told_something.clear()
+            now = time.monotonic()  # one instant: what is not due yet would else not be waited for
             try:
-                self._begin(self._worker.due_signals(time.monotonic()))
-                patience = self._worker.patience(time.monotonic()) or None
+                self._begin(self._worker.due_signals(now))
+                patience = self._worker.patience(now) or None
             except Exception as error:  # noqa: BLE001 - whatever it is, the shutdown is to begin
                 self.broken(error)
                 patience = BROKEN_PAUSE
