@@ -64,7 +64,11 @@ class Pooler:
     def look_at(self, connection: Any, record: object = None) -> None:
         """A listener for `connect` of an application's engine, on psycopg: behind a pooler nothing is prepared."""
         if self.found is None:
-            self._know(pooled=_ask_pid(connection) != _driver(connection).info.backend_pid)
+            try:
+                self._know(pooled=_ask_pid(connection) != _driver(connection).info.backend_pid)
+            except Exception:  # noqa: BLE001 - a database that has no such function: its application is not to notice
+                self.found = False
+                connection.rollback()
         if self.found and _driver(connection).prepare_threshold == _PSYCOPG_DEFAULT:
             _driver(connection).prepare_threshold = None
 
