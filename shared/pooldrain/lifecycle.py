@@ -261,6 +261,8 @@ class Lifecycle(Generic[PoolT, Hook]):
         """Move on to `phase`. Raises PhaseError if it does not follow the one before."""
         with self._lock:
             self._phase = move(self._phase, phase)
+            if phase is Phase.ANNOUNCING:  # together with `/readyz`: whoever reconnects may find another process
+                self.gate.keep_alive = False
             if phase is Phase.READY:
                 for event in self.told_when_ready:
                     self.events.emit(event)
@@ -427,11 +429,6 @@ class Lifecycle(Generic[PoolT, Hook]):
             started, refused = self.clock(), self.gate.refused
             self.end_streams_locked()
             return started, refused
-
-    def keep_no_connections(self) -> None:
-        """Make each answer the last on its connection: whoever reconnects may find another process."""
-        with self._lock:
-            self.gate.keep_alive = False
 
     def end_streams_locked(self) -> None:
         """Have event streams ended, each between two events, if that is wanted: their clients come again, elsewhere."""

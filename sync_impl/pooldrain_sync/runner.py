@@ -177,7 +177,6 @@ class Runner(lifecycle.Lifecycle[Pool, Callable[[], None]]):
                 return Retired(self.clock(), timed_out=worker.connected, hurried=self.hurried)
             worker.rejoin()
             deadline = self.clock() + self.policy.announce_period
-        self.keep_no_connections()
         self._wait(lambda: self.hurried, deadline)
         return Done(self.clock(), hurried=self.hurried)
 
@@ -185,7 +184,6 @@ class Runner(lifecycle.Lifecycle[Pool, Callable[[], None]]):
         """Serve the clients that a worker has, until none is left or all of the drain's time has passed."""
         deadline = self.clock() + self.policy.drain_timeout
         with self._lock:
-            self.keep_no_connections()
             self.end_streams_locked()
         worker.retire()
         self._wait(lambda: self.hurried or worker.called_off or not worker.connected, deadline)

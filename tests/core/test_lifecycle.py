@@ -185,6 +185,21 @@ def test_a_phase_that_does_not_follow_the_one_before_raises_and_is_not_told(worl
     assert world.events.names == ["phase"]
 
 
+def test_no_connection_is_kept_from_the_announcement_on(world: World) -> None:
+    kept = []
+    for phase in (Phase.STARTING, Phase.READY, Phase.ANNOUNCING):
+        world.service.enter(phase)
+        kept.append(world.service.gate.keep_alive)
+    assert kept == [True, True, False]
+
+
+def test_who_else_is_to_be_told_of_each_phase_is_told(world: World) -> None:
+    told: list[Phase] = []
+    world.service.entered = told.append
+    world.service.enter(Phase.STARTING)
+    assert told == [Phase.STARTING]
+
+
 def test_the_first_signal_counts_what_is_unanswered_and_wakes_who_waits(world: World) -> None:
     world.admit()
     world.admit().answered = True
