@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import select
+import threading
 
 from pooldrain_sync.engine.lookout import LOOK, LOOKS, Lookout
+from tests.harness.waiting import BOUND, eventually
 
 
 def woken(lookout: Lookout) -> bool:
@@ -36,3 +38,25 @@ def test_it_goes_on_to_look_for_a_while_after_the_threads_were_busy() -> None:
     lookout.patience()
     lookout.slots.poll(from_run=True)
     assert [lookout.patience() for _ in range(LOOKS)].count(LOOK) == LOOKS - 1
+
+
+def test_who_waits_for_a_slot_is_looked_after_though_somebody_polls() -> None:
+    """What runs may wait, unseen, for a lock of somebody who waits for a slot: nothing else would ever end that."""
+    lookout = Lookout(4, 1)
+    slots = lookout.slots
+    slots.run()
+    slots.poll()
+    assert lookout.patience() == 1.0
+    waiting = threading.Thread(target=slots.run, daemon=True)
+    waiting.start()
+    eventually(lambda: slots.waiting == 1, "it waits for a slot")
+    assert lookout.patience() == LOOK
+
+    def lent() -> bool:
+        threading.Event().wait(lookout.patience())
+        lookout.look()
+        return not slots.waiting
+
+    eventually(lent, "another slot was lent")
+    waiting.join(BOUND)
+    assert slots.running == 2

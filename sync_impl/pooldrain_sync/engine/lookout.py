@@ -50,7 +50,7 @@ class Lookout:
     def patience(self) -> float:
         """Seconds until the main thread has to look again, if nothing wakes it before. It is about to wait."""
         self._asleep = True
-        if not self.slots.polling:
+        if not self.slots.polling or self.slots.waiting:  # what runs may wait for somebody who waits for a slot
             self._looks = LOOKS
         if self._looks:
             self._asleep = False
