@@ -16,12 +16,13 @@ from pooldrain import __version__
 from pooldrain.errors import ConfigurationError, StartupError
 from pooldrain.exit_codes import INTERRUPTED, ExitCode
 from pooldrain.printable import printable
+from pooldrain.runtime.options.parser import Parser
 from pooldrain_compare.bench.results import BENCHMARKS, DEFAULT_DIRECTORY, QUICK_DIRECTORY
 from pooldrain_compare.chaos import command as chaos
 from pooldrain_compare.demo.observe import CLIENTS, SECONDS
 from pooldrain_compare.fleet import command as fleet
 from pooldrain_compare.fuzz import command as fuzz
-from pooldrain_compare.harness.arguments import Parser, at_least, seconds
+from pooldrain_compare.harness.arguments import at_least, seconds
 from pooldrain_compare.harness.processes import ServerProcessError
 from pooldrain_compare.harness.servers import SERVERS
 

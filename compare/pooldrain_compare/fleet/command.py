@@ -26,22 +26,9 @@ JOBS = 4
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command takes."""
     parser.add_argument("--rounds", type=at_least(1), default=ROUNDS, metavar="N", help="of restarts (%(default)s)")
-    parser.add_argument(
-        "--server",
-        nargs="+",
-        choices=CONTENDERS,
-        default=list(CONTENDERS),
-        metavar="NAME",
-        help=f"only these: {', '.join(CONTENDERS)}",
-    )
-    parser.add_argument(
-        "--proxy",
-        nargs="+",
-        choices=PROXIES,
-        default=list(PROXIES),
-        metavar="NAME",
-        help=f"only these: {', '.join(PROXIES)}",
-    )
+    for flag, there_are in (("--server", list(CONTENDERS)), ("--proxy", list(PROXIES))):
+        told = f"only these: {', '.join(there_are)}"
+        parser.add_argument(flag, nargs="+", choices=there_are, default=there_are, metavar="NAME", help=told)
     parser.add_argument("--jobs", type=at_least(1), default=JOBS, metavar="N", help="fleets at a time (%(default)s)")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep logs and configurations there")
 

@@ -1,20 +1,9 @@
-"""Arguments of the commands: what a number may be, and a complaint in one line."""
+"""Arguments of the commands: what a number may be."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import NoReturn
-
-from pooldrain.errors import ConfigurationError
-
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage, by raising ConfigurationError."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise it."""
-        raise ConfigurationError(f"{message}; see {self.prog} --help")
 
 
 def at_least(least: int) -> Callable[[str], int]:

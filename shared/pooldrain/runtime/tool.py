@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from typing import NoReturn
 
 from pooldrain import __version__
-from pooldrain.errors import ConfigurationError
+from pooldrain.runtime.options.parser import Parser
 from pooldrain.runtime.process.exit import run_cli
 from pooldrain.runtime.process.missing import require_posix
 
 PROGRAM = "pooldrain"
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigurationError(f"{message}; see {self.prog} --help")
 
 
 def main() -> NoReturn:
@@ -29,9 +23,9 @@ def main() -> NoReturn:
 def _run() -> int:
     from pooldrain.runtime import plan
 
-    parser = _Parser(prog=PROGRAM, description="Ask about services that drain their pools.", allow_abbrev=False)
+    parser = Parser(prog=PROGRAM, description="Ask about services that drain their pools.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     plan.add_arguments(
         commands.add_parser(
             "plan",

@@ -52,14 +52,7 @@ class Pooler:
             if connection is not None:
                 return connection
         _leave_out(cparams, url_options)
-        connection = dialect.connect(*cargs, **cparams)
-        try:
-            with self._bounded(dialect, connection):
-                _ask_pid(connection)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+        return self._open(dialect, cargs, cparams)[0]
 
     def look_at(self, connection: Any, record: object = None) -> None:
         """A listener for `connect` of an application's engine, on psycopg: behind a pooler nothing is prepared."""
@@ -75,22 +68,27 @@ class Pooler:
     def _find_out(self, dialect: Any, cargs: Any, cparams: dict[str, Any]) -> Any:
         """The first connection, if there is no pooler in between."""
         try:
-            connection = dialect.connect(*cargs, **cparams)
+            connection, pid = self._open(dialect, cargs, cparams)
         except dialect.loaded_dbapi.OperationalError as error:
             if _UNSUPPORTED not in str(error):
                 raise
             self._know(pooled=True)
             return None
-        try:
-            with self._bounded(dialect, connection):
-                self._know(pooled=_ask_pid(connection) != _driver(connection).info.backend_pid)
-        except BaseException:
-            connection.close()
-            raise
+        self._know(pooled=pid != _driver(connection).info.backend_pid)
         if self.found:  # it was given what it is not to have
             connection.close()
             return None
         return connection
+
+    def _open(self, dialect: Any, cargs: Any, cparams: dict[str, Any]) -> tuple[Any, int]:
+        """A connection that has answered its first statement, and the number of the server's process."""
+        connection = dialect.connect(*cargs, **cparams)
+        try:
+            with self._bounded(dialect, connection):
+                return connection, _ask_pid(connection)
+        except BaseException:
+            connection.close()
+            raise
 
     def _know(self, *, pooled: bool) -> None:
         if pooled and self.found is None:
