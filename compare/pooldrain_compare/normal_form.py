@@ -144,6 +144,24 @@ def normal_form(events: Iterable[Mapping[str, Any]]) -> list[Record]:
     return form
 
 
+# Of `/status`: the ones of transcripts and, as there, what is a measurement or the kernel's choice.
+STATUS_FIELDS = {"pid", "seen", "uptime", "seconds", "age", "request_id", "callers", "service", "version"}
+
+
+def status_form(shown: Any) -> Any:
+    """The same for `/status`: of a histogram stays how many were counted, of a list that they are the same ones."""
+    if isinstance(shown, Mapping):
+        if set(shown) == {"counts", "sum"}:
+            return sum(shown["counts"])
+        form = {key: status_form(value) for key, value in shown.items() if key not in STATUS_FIELDS}
+        # Each method and status of requests has a histogram under a name that is a measurement's elsewhere.
+        counted = {"count": status_form(shown["seconds"])} if isinstance(shown.get("seconds"), Mapping) else {}
+        return {**form, **counted, **({"call_site": _function(shown["call_site"])} if "call_site" in shown else {})}
+    if isinstance(shown, list):
+        return sorted(map(status_form, shown), key=lambda each: json.dumps(each, sort_keys=True))
+    return shown
+
+
 def as_lines(form: Iterable[Mapping[str, Any]]) -> list[str]:
     """A normal form as text, a line each, to be compared by a diff."""
     return [_text({"event": record.get("event"), **dict(sorted(record.items()))}, sort=False) for record in form]

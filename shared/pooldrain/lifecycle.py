@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from pooldrain.access import Access, AccessSink
@@ -21,11 +22,13 @@ from pooldrain.gate import RequestGate, Reservation
 from pooldrain.in_flight import Checkout, GivenId, InFlightRequest, fit_id, route_label
 from pooldrain.leak_rules import CERTAIN, LeakRule
 from pooldrain.ledger import PINNED_LOOK, Holding, describe
+from pooldrain.meter import RequestMeter
 from pooldrain.phases import Phase, move
 from pooldrain.policy import LeakPolicy, PoolPolicy, ShutdownPolicy
 from pooldrain.probes import Probes
 from pooldrain.problems import CUT, REFUSED
 from pooldrain.shutdown import AnyStep, CutRequest, Done, Failed, PoolCounts, RequestCounts, ShutdownReport, Tally
+from pooldrain.snapshot import LISTED, EngineCounters, ProcessStatus, added_engines
 from pooldrain.sqla.adoption import fallback_name, given_name
 from pooldrain.sqla.database_url import DatabaseUrl
 from pooldrain.sqla.drivers import limits
@@ -95,6 +98,9 @@ TEARDOWN_HOLDER = "the application's shutdown"
 # Pools of engines that are gone whose counts are kept apart, for the report.
 PAST_POOLS = 20
 
+# What the others are called together.
+GONE = "engines that are gone"
+
 
 def never() -> float:
     """When to look again where the end of what is waited for is an event."""
@@ -127,12 +133,15 @@ class Lifecycle(Generic[PoolT, Hook]):
         told = pools[0].events if pools else events
         assert told is not None, "a service without a pool of its own has to be told where its events go"
         self.gate = RequestGate()
+        self.meter = RequestMeter()
         self._phase: Phase | None = None  # before the first
+        self._entered: list[tuple[Phase, float]] = []
+        self._made = clock()
         self.policy = policy
         self.probes = Probes()
         self.access: AccessSink | None = None
         self.told_when_ready: list[Event] = []
-        self.entered: Callable[[Phase], object] | None = None  # who else is told of each phase
+        self.followers: list[Callable[[Phase], object]] = []  # who else is told of each phase
         self.signals: list[str] = []
         self.events = told
         self.clock = clock
@@ -140,6 +149,7 @@ class Lifecycle(Generic[PoolT, Hook]):
         self._main = pools[0] if pools else None
         self._pools_closed = False
         self._past: list[PoolCounts] = []  # of engines that are gone
+        self._past_counters: list[EngineCounters] = []
         self._hooks: list[Hook] = []
         self._at_shutdown: list[Callable[[], object]] = []
         self.at_exit: Callable[[], list[Callable[[], object]]] = list  # the last functions of the shutdown
@@ -261,14 +271,15 @@ class Lifecycle(Generic[PoolT, Hook]):
         """Move on to `phase`. Raises PhaseError if it does not follow the one before."""
         with self._lock:
             self._phase = move(self._phase, phase)
+            self._entered.append((phase, self.clock()))
             if phase is Phase.ANNOUNCING:  # together with `/readyz`: whoever reconnects may find another process
                 self.gate.keep_alive = False
             if phase is Phase.READY:
                 for event in self.told_when_ready:
                     self.events.emit(event)
             self.events.emit(PhaseEntered(phase.value))
-        if self.entered is not None:
-            self.entered(phase)
+        for follow in self.followers:
+            follow(phase)
 
     @property
     def phase(self) -> Phase:
@@ -338,8 +349,10 @@ class Lifecycle(Generic[PoolT, Hook]):
             for pool in gone:
                 self.pools.remove(pool)
                 self._past.append(_counts(pool))
+                self._past_counters.append(pool.counters())
             if len(self._past) > PAST_POOLS:
                 self._past[:] = [_summed(self._past)]
+                self._past_counters = added_engines({**each, "name": GONE} for each in self._past_counters)
 
     # --- requests ----------------------------------------------------------------------------------------
 
@@ -374,6 +387,7 @@ class Lifecycle(Generic[PoolT, Hook]):
         """The response of `request` is finished; what it still holds is a leak (see `ledger.request_ended`)."""
         with self._lock:
             self.gate.finish(request)
+            self.meter.observe(request.method, request.status, self.clock() - request.started)
             if request.checkouts:
                 now = self.clock()
                 for pool in self.pools:
@@ -579,6 +593,57 @@ class Lifecycle(Generic[PoolT, Hook]):
             self.events.emit(PoolDisposed(seconds, closed - closed_before))
         return done
 
+    def snapshot(self) -> ProcessStatus:
+        """What can be seen of this process, for `/status`; from any thread. Changes nothing."""
+        with self._lock:
+            now, gate = self.clock(), self.gate
+            entered = [*self._entered, (self.phase, now)]
+            in_flight = list(gate.in_flight)[:LISTED]
+            pools, past = list(self.pools), list(self._past_counters)
+            counts = self.pool_counts()
+            status: ProcessStatus = {
+                "pid": 0,  # which process this is, the core does not know
+                "seen": 0.0,
+                "uptime": round(now - self._made, 3),
+                "phase": self.phase.value,
+                "phases": [
+                    {"phase": phase.value, "seconds": round(until - since, 6)}
+                    for (phase, since), (_, until) in pairwise(entered)
+                ],
+                "signals": list(self.signals),
+                "in_flight": len(gate.in_flight),
+                "waiting": gate.waiting,
+                "requests": [
+                    {
+                        "request_id": request.request_id,
+                        "route": request.route,
+                        "age": round(now - request.started, 3),
+                        "status": request.status,
+                        "cancelled": request.cancelled,
+                        "connections": len(request.checkouts),
+                    }
+                    for request in in_flight
+                ],
+                "engines": [],
+                "counters": {
+                    "finished": gate.finished,
+                    "refused": gate.refused,
+                    "cut": len(gate.cut),
+                    "reclaimed": self._reclaimed,
+                    "abandoned": 0,
+                    "durations": [
+                        {"method": method, "status": code, "seconds": histogram.data()}
+                        for (method, code), histogram in self.meter.durations.items()
+                    ],
+                    "engines": [],
+                },
+            }
+        status["engines"] = [pool.seen() for pool in pools]
+        status["counters"]["engines"] = added_engines([*past, *(pool.counters() for pool in pools)])
+        if self.phase is Phase.CLOSED:
+            status["counters"]["abandoned"] = sum(each.opened - each.closed for each in counts)
+        return status
+
     def tally(self) -> Tally:
         """The facts for the report."""
         now = self.clock()
@@ -643,7 +708,7 @@ def _counts(pool: TrackedPool) -> PoolCounts:
 def _summed(counts: Sequence[PoolCounts]) -> PoolCounts:
     leaks = {rule.value: sum(each.leaks[rule.value] for each in counts) for rule in LeakRule}
     opened, closed = sum(each.opened for each in counts), sum(each.closed for each in counts)
-    return PoolCounts("engines that are gone", opened, closed, leaks)
+    return PoolCounts(GONE, opened, closed, leaks)
 
 
 def _name_of(function: Callable[[], object]) -> str:

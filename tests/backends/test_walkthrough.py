@@ -137,12 +137,13 @@ def test_the_log_tells_the_tutorials_story_in_order(walk: Walk) -> None:
 
 
 def test_the_start_is_told_too(walk: Walk) -> None:
-    pool, listening, *_ = walk.service.log
+    pool, admin, listening, *_ = walk.service.log
     assert re.match(
         r"pool: database connection test succeeded, 10 connections opened in \d\.\d{3} s "
         r"\(pool_size 10, max_overflow 20, 30 in all\) to postgresql://",
         pool["message"],
     )
+    assert re.fullmatch(r"admin: http://127\.0\.0\.1:\d+/", admin["message"])
     assert re.fullmatch(r"listening on http://127\.0\.0\.1:\d+ \((\w+), pid \d+\)", listening["message"])
     assert listening["server"] == walk.service.backend.name
 
@@ -182,6 +183,7 @@ def test_the_console_shows_the_same_story_without_a_stray_line(
     stamp = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}"
     told = (
         "INFO  pool: database connection test succeeded, ",
+        "INFO  admin: http://127.0.0.1:",
         "INFO  listening on ",
         "WARN  leak (unreturned): connection held by GET /db-test-leak",
         "INFO  SIGTERM received: shutting down",

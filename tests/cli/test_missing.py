@@ -112,7 +112,8 @@ def test_what_a_users_own_application_lacks_is_told_as_its_own(
 ) -> None:
     (tmp_path / "lacking_app.py").write_text(source, "utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    code, said = run(module, "--database-url", f"sqlite:///{tmp_path / 'database'}", "--app", "lacking_app:create")
+    url = f"sqlite:///{tmp_path / 'database'}"
+    code, said = run(module, "--bind", "127.0.0.1:0", "--database-url", url, "--app", "lacking_app:create")
     assert code == 1
     *traceback, last = said.splitlines()
     assert f"error: {where}: ModuleNotFoundError: No module named 'surely_not_installed'" in last

@@ -195,7 +195,7 @@ def test_no_connection_is_kept_from_the_announcement_on(world: World) -> None:
 
 def test_who_else_is_to_be_told_of_each_phase_is_told(world: World) -> None:
     told: list[Phase] = []
-    world.service.entered = told.append
+    world.service.followers.append(told.append)
     world.service.enter(Phase.STARTING)
     assert told == [Phase.STARTING]
 

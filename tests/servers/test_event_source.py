@@ -11,7 +11,7 @@ import pytest
 
 from pooldrain.exit_codes import ExitCode
 from pooldrain_compare.harness.servers import SERVERS, Backend
-from tests.compare.reports.browser import Browser, chromium
+from tests.harness.browser import Browser, chromium
 from tests.harness.service import Launcher
 from tests.harness.waiting import eventually
 from tests.servers import stream_app

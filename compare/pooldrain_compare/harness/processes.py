@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import resource
 import signal
 import socket
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -49,6 +51,13 @@ def free_port(host: str = "127.0.0.1") -> int:
         probe.bind((host, 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def look_inside(admin: str, page: str = "/status") -> dict[str, Any]:
+    """What the admin listener at this URL shows on a page of JSON. Raises OSError."""
+    with urllib.request.urlopen(admin + page, timeout=REAP_TIMEOUT * 50) as answer:  # noqa: S310 - http://127.0.0.1
+        shown: dict[str, Any] = json.load(answer)
+        return shown
 
 
 def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -153,6 +162,14 @@ class ServerProcess:
         """Everything that was logged before this call."""
         return [] if self._pipe is None else self._pipe.lines()
 
+    @property
+    def admin(self) -> str:
+        """Where its admin listener is, as its log tells. Raises ServerProcessError if it has none."""
+        for line in self.log_lines():
+            if told := re.search(r"admin: (http://[^/\s]+)/", line):
+                return told[1]
+        raise ServerProcessError(f"{self.argv[2]} has told of no admin listener")
+
     def log_tail(self, lines: int = 12) -> str:
         """The end of the log, indented, for messages."""
         return "\n".join(f"    {line}" for line in self.log_lines()[-lines:]) or "    (no output)"
@@ -238,13 +255,23 @@ def python_module(module: str, *arguments: str) -> list[str]:
 
 
 def _group_is_gone(group: int, timeout: float) -> bool:
-    """Whether no process of the group is left; one that has ended counts until it is reaped, so wait a little."""
+    """Whether no process of the group runs any more, now or after a little while."""
     deadline = time.monotonic() + timeout
-    while send(group, 0, group=True):
+    while send(group, 0, group=True) and _any_runs(group):
         if time.monotonic() >= deadline:
             return False
         time.sleep(0.002)
     return True
+
+
+def _any_runs(group: int) -> bool:
+    """Whether one of them is more than ended: an orphan stays a zombie until the system's first process reaps it."""
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has gone meanwhile
+            state, _, found = entry.read_text("utf-8", "replace").rpartition(")")[2].split()[:3]
+            if int(found) == group and state not in ("Z", "X"):
+                return True
+    return False
 
 
 def _listening_address(line: bytes) -> tuple[str, int] | None:

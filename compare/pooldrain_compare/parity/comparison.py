@@ -17,7 +17,7 @@ from typing import Any
 from pooldrain.phases import Phase
 from pooldrain_compare.checker import check
 from pooldrain_compare.harness.servers import BACKENDS
-from pooldrain_compare.normal_form import as_lines, normal_form
+from pooldrain_compare.normal_form import as_lines, normal_form, status_form
 from pooldrain_compare.parity.conductor import AT_SIGNAL, GREATEST, Observation
 from pooldrain_compare.parity.scenarios import AT_ONCE, Band
 
@@ -118,6 +118,8 @@ def facts(o: Observation) -> Facts:
     found["report file"] += [f"{key}: {whole[key]}" for key in ("refused_by_master",) if key in whole]
     for number, report in enumerate(o.reports, 1):
         found[f"report of worker {number}"] = _json_lines(_report_facts(report))
+    for name, shown in o.shown.items():
+        found[f"/status at {name}"] = _json_lines(status_form(shown))
     for name, seen in o.seen.items():
         if name == GREATEST or (name == AT_SIGNAL and not o.scenario.steady_sessions):
             continue  # a measurement

@@ -28,6 +28,7 @@ from pooldrain_compare.harness.processes import (
     ServerProcess,
     ServerProcessError,
     limit_descriptors,
+    look_inside,
     python_module,
     send,
 )
@@ -76,6 +77,7 @@ class Observation:
     events: list[Record] = field(default_factory=list)  # the transcript of the whole service
     report: Record | None = None  # its report file
     seen: dict[str, Any] = field(default_factory=dict)  # by the database
+    shown: dict[str, Record] = field(default_factory=dict)  # by the admin listener, under the name of the look
     complaints: Counter[str] = field(default_factory=Counter)  # warnings and errors in the log, by event
     stray: list[str] = field(default_factory=list)  # lines of output that are not records of the log
     after_last_act: float = 0.0  # seconds from the last thing that was done to the service to its end
@@ -131,6 +133,7 @@ def play(
             server.module,
             *server.options,
             *("--bind", "127.0.0.1:0", "--log-format", "json", "--report", str(report)),
+            *("--admin", "127.0.0.1:0"),
             *("--transcript", str(transcript.path), "--app", app or f"{app_module(server)}:{scenario.app}"),
             *scenario.options,
         ),
@@ -316,6 +319,8 @@ class _Player:
                 assert self._place is not None, "a scenario with faults has a place for them"
                 self._last_act = time.monotonic()  # the service may end before a server has restarted
                 self._place.apply(BY_NAME[step.name])
+            case s.Look():
+                self._seen.shown[step.name] = look_inside(self._process.admin)
             case s.TakeBack():
                 assert self._place is not None, "a scenario with faults has a place for them"
                 self._last_act = time.monotonic()

@@ -64,13 +64,13 @@ BROKEN_PAUSE = 0.05
 _paths: dict[str, tuple[int, int]] = {}  # of Unix sockets that we have bound: device and inode
 
 
-def bind_socket(host: str, port: int, mode: int = 0o666) -> socket.socket:
+def bind_socket(host: str, port: int, mode: int = 0o666, flag: str = "--bind") -> socket.socket:
     """A bound socket that does not listen yet. Port 0: the kernel picks one. Raises StartupError.
 
-    A `host` that begins with a slash is the path of a Unix socket, which gets this `mode`.
+    A `host` that begins with a slash is the path of a Unix socket, which gets this `mode`. `flag`: what asked for it.
     """
     if is_path(host):
-        return _bind_path(host, mode)
+        return _bind_path(host, mode, flag)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # The protocol by name: asyncio sets TCP_NODELAY only on what is TCP by its own account.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -79,7 +79,7 @@ def bind_socket(host: str, port: int, mode: int = 0o666) -> socket.socket:
         listener.bind((host, port))
     except (OSError, OverflowError) as error:
         listener.close()
-        raise cannot_listen(host, port, error) from error
+        raise cannot_listen(host, port, error, flag) from error
     listener.set_inheritable(True)
     return listener
 
@@ -166,7 +166,7 @@ def each_of(listener: Listener) -> tuple[socket.socket, ...]:
     return listener.sockets if isinstance(listener, Listeners) else (listener,)
 
 
-def _bind_path(path: str, mode: int) -> socket.socket:
+def _bind_path(path: str, mode: int, flag: str) -> socket.socket:
     """The same for a Unix socket. One that nobody listens on any more is removed first."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -176,7 +176,7 @@ def _bind_path(path: str, mode: int) -> socket.socket:
         bound = Path(path).stat()
     except OSError as error:
         listener.close()
-        raise cannot_listen(path, 0, error) from error
+        raise cannot_listen(path, 0, error, flag) from error
     _paths[path] = (bound.st_dev, bound.st_ino)
     listener.set_inheritable(True)
     return listener
@@ -240,10 +240,10 @@ def _close_in_child() -> None:
 os.register_at_fork(after_in_child=_close_in_child)
 
 
-def cannot_listen(host: str, port: int, error: Exception) -> StartupError:
+def cannot_listen(host: str, port: int, error: Exception, flag: str = "--bind") -> StartupError:
     """Why not, in one line."""
     reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
-    other = "path with --bind unix:PATH" if is_path(host) else "address with --bind HOST:PORT"
+    other = f"path with {flag} unix:PATH" if is_path(host) else f"address with {flag} HOST:PORT"
     return StartupError(f"cannot listen on {bind_text(host, port)}: {reason}; choose another {other}")
 
 
@@ -319,14 +319,17 @@ def drop_new_connections(listener: Listener) -> None:
 
 
 def _unlink(listener: socket.socket) -> None:
-    """Remove a Unix socket's name, if it is still that of this one: a successor may have taken it."""
-    if listener.family != socket.AF_UNIX:
-        return
-    with suppress(OSError):
-        path = Path(listener.getsockname())
-        there = path.lstat()
-        if _paths.get(str(path)) == (there.st_dev, there.st_ino):
-            path.unlink()
+    """Remove a Unix socket's name, if it is still that of this one."""
+    if listener.family == socket.AF_UNIX:
+        with suppress(OSError):
+            unlink_path(listener.getsockname())
+
+
+def unlink_path(path: str) -> None:
+    """Remove the name of a Unix socket that this process has bound; a successor may have taken it. Raises OSError."""
+    there = Path(path).lstat()
+    if _paths.get(path) == (there.st_dev, there.st_ino):
+        Path(path).unlink()
 
 
 def has_arrived(connection: int) -> bool:

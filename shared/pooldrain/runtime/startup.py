@@ -8,9 +8,11 @@ import socket
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pooldrain.admin.process import Admin
 from pooldrain.errors import ConfigurationError
 from pooldrain.lifecycle import Lifecycle
 from pooldrain.runtime.activation import address_of
+from pooldrain.runtime.admin import start_admin
 from pooldrain.runtime.embedded import EmbeddedDatabase
 from pooldrain.runtime.listener import Listener, bind_all, each_of, joined, keep_from_children, server_address
 from pooldrain.runtime.options.application import takes_runner
@@ -40,6 +42,7 @@ class Ground:
     watch: SignalWatch
     manager: ServiceManager
     passed: tuple[socket.socket, ...] = ()  # listening sockets that outlive the service
+    admin: Admin | None = None
 
     def bind(self) -> Listener:
         """The listening socket of the only process, bound; its children do not have it. Raises StartupError."""
@@ -60,8 +63,19 @@ class Ground:
         return bound
 
     def follow(self, runner: Lifecycle[Any, Any]) -> None:
-        """Let the service manager know of what becomes of the only process."""
-        runner.entered = self.manager.following(self.settings.shutdown.ladder.termination_grace_period)
+        """Let service manager and admin listener know of what becomes of the only process."""
+        self.show(runner)
+        runner.followers.append(self.manager.following(self.settings.shutdown.ladder.termination_grace_period))
+
+    def show(self, runner: Lifecycle[Any, Any]) -> None:
+        """Have the admin listener show what this process does."""
+        if self.admin is not None:
+            self.admin.report(runner)
+
+    def last_words(self, report: ShutdownReport) -> None:
+        """Leave to the admin listener how the shutdown of this process went."""
+        if self.admin is not None:
+            self.admin.last_words(report)
 
     def guard(self) -> Watchdog:
         """What ends the only process when it outlives its grace period."""
@@ -70,7 +84,9 @@ class Ground:
         return watchdog
 
     def listening(self, listener: Listener) -> tuple[Listening, ...]:
-        """What to tell when the process listens, for each address."""
+        """What to tell when the process listens, for each address; the admin listener's is told here."""
+        if self.admin is not None:
+            self.admin.tell()
         settings = self.settings
         return tuple(
             Listening(host, server_address(each)[1], settings.server, os.getpid())
@@ -79,6 +95,7 @@ class Ground:
 
     def finish(self, report: ShutdownReport) -> int:
         """Write the report of the only process where it is asked for; the exit code."""
+        self.last_words(report)
         if self.settings.report is not None:
             write_report(self.settings.report, service_report([report.as_dict()], report.exit_code))
         return report.exit_code
@@ -100,6 +117,7 @@ def prepare(
         settings = replace(settings, binds=tuple(map(address_of, passed)))
     if settings.umask is not None:
         os.umask(settings.umask)
+    admin = start_admin(settings)  # before there are threads
     url = settings.database_url
     if url is None and _wants_pool(settings):
         if account(settings.user, settings.group) is not None:
@@ -107,7 +125,7 @@ def prepare(
                 "--user and --group are for a database of your own, not for the embedded one; give --database-url"
             )
         url = DatabaseUrl.parse(EmbeddedDatabase().start())
-    return Ground(settings, url, watch, manager, passed)
+    return Ground(settings, url, watch, manager, passed, admin)
 
 
 def _wants_pool(settings: Settings) -> bool:

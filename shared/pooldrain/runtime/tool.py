@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from typing import NoReturn
 
 from pooldrain import __version__
@@ -37,5 +38,28 @@ def _run() -> int:
             "Exit code 6 if it does not fit.",
         )
     )
+    look = commands.add_parser(
+        "top",
+        allow_abbrev=False,
+        help="the live page of a service, in a terminal",
+        description="Show who holds which connection now, what is in flight, and how far a drain is; until Ctrl+C. "
+        "Exit code 1 if the service could not be seen. A token is taken from POOLDRAIN_ADMIN_TOKEN, or from the URL.",
+    )
+    look.add_argument("URL", help="of its admin listener: http://127.0.0.1:8001")
+    look.add_argument("--once", action="store_true", help="show it once, and leave")
     options, service = parser.parse_known_args(sys.argv[1:])
-    return plan.run(options, service, os.environ)
+    if options.command == "plan":
+        return plan.run(options, service, os.environ)
+    if service:
+        parser.error(f"unexpected argument {service[0]}")
+    return _top(options.URL, once=options.once)
+
+
+def _top(url: str, *, once: bool) -> int:
+    from pooldrain.admin.top import top
+    from pooldrain.runtime.process.signals import SignalWatch
+
+    ended, watch = threading.Event(), SignalWatch()
+    watch.install()
+    watch.listen(ended.set)
+    return top(url, once=once, ended=ended)

@@ -26,6 +26,7 @@ from sqlalchemy.pool.base import _ConnectionRecord
 
 from pooldrain.in_flight import Checkout
 from pooldrain.ledger import MAIN_POOL, CheckoutLedger, Holding, Leak, describe, who_holds
+from pooldrain.meter import PoolMeter
 from pooldrain.printable import printable
 from pooldrain.sqla.drivers import in_transaction
 from pooldrain.sqla.errors import note_failure
@@ -109,6 +110,7 @@ class PoolTracker:
         self.returned_locked: Callable[[], None] | None = None  # called when a connection that no request owns is back
         self.opened = 0
         self.closed = 0
+        self.meter = PoolMeter()
         self._tell_exhausted_at = self._tell_refused_at = 0.0  # monotonic seconds
         # By the connection's identity, so that each closing counts once. Not kept alive: an engine may be collected.
         self._open: dict[int, weakref.ref[ConnectionPoolEntry]] = {}
@@ -159,6 +161,7 @@ class PoolTracker:
     def timed_out(self, numbers: PoolStatus, waiting: int) -> tuple[str, ...]:
         """Somebody has waited for a connection in vain: tell, once in EXHAUSTED_TOLD seconds; who has them all."""
         with self._lock:
+            self.meter.timeouts += 1
             now = self._clock()
             holders = who_holds(self.ledger.outstanding.values(), now)
             if now >= self._tell_exhausted_at:
@@ -192,6 +195,7 @@ class PoolTracker:
             record.dbapi_connection = record.fairy_ref = None
         self._open.clear()
         self.opened = self.closed = 0
+        self.meter = PoolMeter()
         self.ledger.forget()
         return parents
 
@@ -236,13 +240,20 @@ class PoolTracker:
             if self._events.detailed:
                 self._events.emit(ConnectionClosed(self.pool))
 
-    def checked_out(self, proxy: PoolProxiedConnection, caller: RawStack, worker: object) -> None:
+    def connected(self, seconds: float) -> None:
+        """A connection was opened, which took so long."""
+        with self._lock:
+            self.meter.connect.observe(seconds)
+
+    def checked_out(self, proxy: PoolProxiedConnection, caller: RawStack, worker: object, asked: float) -> None:
         """A connection has left the pool."""
         record: Any = proxy._connection_record
         with self._lock:
             if self._shares and record in self.ledger.outstanding:
                 return  # SQLAlchemy tells of the first return only
-            checkout = self.ledger.check_out(record, self._clock(), caller, worker, record.fairy_ref)
+            now = self._clock()
+            self.meter.wait.observe(now - asked)
+            checkout = self.ledger.check_out(record, now, caller, worker, record.fairy_ref)
             if self._events.detailed:
                 sites = call_sites(caller)
                 site = str(sites[0]) if sites else ""
@@ -254,6 +265,7 @@ class PoolTracker:
             checkout = self.ledger.check_in(record)
             if checkout is None:  # a checkout that failed half-way
                 return
+            self.meter.use.observe(self._clock() - checkout.since)
             if checkout.request is None and self.returned_locked is not None:
                 self.returned_locked()
             connection = record.dbapi_connection
@@ -281,6 +293,8 @@ class PoolTracker:
             if proxy is not None and proxy.dbapi_connection is not connection:
                 return  # the record has been checked out again meanwhile
             checkout = self.ledger.check_in(record)
+            if checkout is not None:
+                self.meter.use.observe(self._clock() - checkout.since)
             if checkout is None or proxy is not None:
                 return
             self._collected(checkout)

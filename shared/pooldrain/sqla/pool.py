@@ -50,8 +50,11 @@ class Tracker(Protocol):
         """Finds who is checking out."""
         ...
 
-    def checked_out(self, proxy: PoolProxiedConnection, caller: RawStack, worker: object) -> None:
-        """A connection has left the pool; `worker`: what runs its caller."""
+    def checked_out(self, proxy: PoolProxiedConnection, caller: RawStack, worker: object, asked: float) -> None:
+        """A connection has left the pool; `worker`: what runs its caller; `asked`: when it was asked for."""
+
+    def connected(self, seconds: float) -> None:
+        """A connection was opened, which took so long."""
 
     def checked_in(self, record: ConnectionPoolEntry) -> None:
         """A connection is coming back."""
@@ -214,9 +217,12 @@ class Closable(Pool):
         else:
             # Before the checkout: one that waits may come back without its caller's frames.
             caller = tracker.walker.capture(self._caller_frame())
+            asked = lifetime.clock()
             proxy = super().connect()
             if not (self._lifetime.closed or (request is not None and was_cancelled(request))):
-                tracker.checked_out(proxy, caller, self._worker())  # else nobody gets it, and there is nothing to tell
+                tracker.checked_out(
+                    proxy, caller, self._worker(), asked
+                )  # else nobody gets it, and there is nothing to tell
         # While the connection was being opened or tested; asked last, so that none slips by.
         if self.closed or (request is not None and was_cancelled(request)):
             proxy.close()
@@ -248,6 +254,16 @@ class Closable(Pool):
         opened, out = (0, 0) if tracker is None else tracker.books()
         return PoolStatus(pool_size=0, checkedout=out, overflow=0, idle=max(0, opened - out))
 
+    @property
+    def most(self) -> int | None:
+        """How many connections it may have open; None: no limit of its own."""
+        return None
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for a connection."""
+        return 0
+
     def recreate(self) -> Any:
         """A fresh pool of the same lifetime: closed if this one is."""
         fresh = super().recreate()
@@ -263,11 +279,15 @@ class Closable(Pool):
             request = CURRENT_REQUEST.get()
             if self._lifetime.closed or (request is not None and was_cancelled(request)):
                 raise self._pool_closed(waiting=True)
+            began = self._lifetime.clock()
             try:
-                return opening(record)
+                opened = opening(record)
             except OSError as error:  # as asyncpg says that the database is out of reach; others' errors are DBAPI's
                 mark(error, DATABASE_UNAVAILABLE)
                 raise
+            if (tracker := self._lifetime.tracker) is not None:
+                tracker.connected(self._lifetime.clock() - began)
+            return opened
 
         return open_unless_closed
 
@@ -352,6 +372,16 @@ class ClosablePool(Closable, QueuePool):
             overflow=max(0, self.overflow()),
             idle=sum(record.dbapi_connection is not None for record in self.idle_records()),
         )
+
+    @property
+    def most(self) -> int | None:
+        """How many connections it may have open; None: no limit."""
+        return None if self._max_overflow == -1 else self.size() + self._max_overflow
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for a connection."""
+        return self._pool.waiting
 
     def dispose(self) -> None:
         """Close every idle connection; as SQLAlchemy's, but with counts that stay true."""

@@ -6,7 +6,7 @@ import logging
 import math
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from pooldrain.errors import StartupError
 from pooldrain.in_flight import Checkout, InFlightRequest
 from pooldrain.ledger import PINNED_LOOK, CheckoutLedger, Holding
 from pooldrain.policy import LeakPolicy, PoolPolicy
+from pooldrain.snapshot import LISTED, EngineCounters, EngineStatus, checkout_status
 from pooldrain.sqla import forks
 from pooldrain.sqla.connect_options import connect_options, fill_in_options
 from pooldrain.sqla.database_url import DatabaseUrl
@@ -163,6 +164,38 @@ class TrackedPool:
         """The same in words."""
         now = self._clock()
         return tuple(self.tracker.describe(checkout, now) for checkout in self.outstanding())
+
+    def seen(self) -> EngineStatus:
+        """The pool's numbers of this moment and who has its connections, the oldest checkouts first."""
+        numbers, most, waiting = self.status, None, 0
+        with suppress(LookupError):
+            most, waiting = self.pool.most, self.pool.waiting
+        now = self._clock()
+        checkouts = [self.tracker.describe(checkout, now) for checkout in self.outstanding()[:LISTED]]
+        return {
+            "name": self.name,
+            "size": numbers.pool_size,
+            "max": most,
+            "used": numbers.checkedout,
+            "idle": numbers.idle,
+            "waiting": waiting,
+            "checkouts": [checkout_status(holding) for holding in checkouts],
+        }
+
+    def counters(self) -> EngineCounters:
+        """What happened in it so far."""
+        with self.lock:
+            meter = self.tracker.meter
+            return {
+                "name": self.name,
+                "opened": self.tracker.opened,
+                "closed": self.tracker.closed,
+                "timeouts": meter.timeouts,
+                "leaks": {rule.value: number for rule, number in self.ledger.counts.items()},
+                "wait": meter.wait.data(),
+                "use": meter.use.data(),
+                "connect": meter.connect.data(),
+            }
 
     def drivers(self, requests: Iterable[InFlightRequest], work: Iterable[Checkout] = ()) -> list[Any]:
         """The drivers' connections that these requests, and this work outside requests, hold from this pool."""

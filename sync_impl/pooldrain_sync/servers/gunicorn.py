@@ -74,7 +74,7 @@ class DrainWorker(ManagedWorker):
             from pooldrain_sync.assembly import build
 
             self._service = self.app.preloaded or build(self.app.settings, self.app.url)
-            self.service.runner.entered = self.entered
+            self.follow(self.service.runner)
             with self.guarded_start():
                 self.service.runner.open()
 

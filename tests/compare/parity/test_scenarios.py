@@ -25,6 +25,7 @@ from pooldrain_compare.parity.scenarios import (
 # One of each kind, to keep `make test` short; the whole catalogue is `make parity`.
 SHORT_FORM = (
     "idle",
+    "look-inside",
     "sigint",
     "slow-request",
     "requests-during-the-drain",

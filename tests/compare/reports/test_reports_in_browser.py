@@ -9,8 +9,8 @@ import pytest
 
 from pooldrain_compare.bench.results import save
 from pooldrain_compare.reports.writing import write_reports
-from tests.compare.reports.browser import THEMES, WIDTHS, Browser, chromium
 from tests.compare.reports.synthetic import everything
+from tests.harness.browser import THEMES, WIDTHS, Browser, chromium
 
 COMMITTED = Path(__file__).parents[3] / "compare" / "reports"
 KINDS = ("made up", "committed") if (COMMITTED / "index.html").is_file() else ("made up",)

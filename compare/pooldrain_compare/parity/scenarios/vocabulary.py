@@ -220,6 +220,13 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
+class Look:
+    """Take down, by name, what the admin listener shows at this moment."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class TakeBack:
     """Undo every fault; what is still in force at the end is taken back when the service has ended."""
 
@@ -227,7 +234,7 @@ class TakeBack:
 Step = (
     Connect | Write | Answering | Take | Start | Ask | Admitted | AtQuery | AtLatch | Open | Answered
     | FirstBytes | Disconnect | Send | Pause | Resume | FewDescriptors | Crowd | CrowdLeaves | OthersEnded
-    | WorkerEnded | Entered | Draining | Event | Sessions | EndSessions | Fault | TakeBack
+    | WorkerEnded | Entered | Draining | Event | Sessions | EndSessions | Fault | Look | TakeBack
 )  # fmt: skip
 
 SIGTERM, SIGINT = Send(), Send(signal.SIGINT)

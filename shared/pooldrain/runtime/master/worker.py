@@ -25,6 +25,7 @@ from typing import Any
 from gunicorn.app.base import BaseApplication
 from gunicorn.workers.base import Worker
 
+from pooldrain.lifecycle import Lifecycle
 from pooldrain.phases import Phase
 from pooldrain.runtime.listener import BACKLOG, MOST_CONNECTIONS, Listener, bind_text, joined, keep_from_children
 from pooldrain.runtime.options.settings import Settings
@@ -190,6 +191,11 @@ class ManagedWorker(Worker):
         self.flags.ready = self.app.flags.ever_ready = True
         self._wake_master()
 
+    def follow(self, runner: Lifecycle[Any, Any]) -> None:
+        """Let master and admin listener know of what becomes of this process."""
+        runner.followers.append(self.entered)
+        self.app.ground.show(runner)
+
     def entered(self, phase: Phase) -> None:
         """Tell the master of a phase."""
         self.flags.phase = phase
@@ -203,7 +209,8 @@ class ManagedWorker(Worker):
             self._leave()
 
     def leave_report(self, report: ShutdownReport) -> None:
-        """Write the report to where the master looks for it."""
+        """Write the report to where the master looks for it, and the admin listener."""
+        self.app.ground.last_words(report)
         path = self.app.settings.report
         if path is not None:
             write_report(worker_report(path, os.getpid()), report.as_dict())

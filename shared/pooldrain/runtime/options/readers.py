@@ -9,11 +9,12 @@ import os
 import pwd
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pooldrain.access import AccessForm
+from pooldrain.errors import ConfigurationError
 from pooldrain.policy import PoolerMode, Streams
 from pooldrain.probes import AnsweredBy
 from pooldrain.proxies import TrustedProxies
@@ -27,6 +28,30 @@ Loop = Literal["auto", "asyncio", "uvloop"]
 
 
 LONGEST = 1_000_000.0  # seconds; a timeout beyond some 24 days overflows what the system's calls take
+
+
+# Characters of a token: what nobody guesses.
+SHORTEST_TOKEN = 16
+
+# Hosts that are this machine for itself; paths of Unix sockets are, too.
+OWN_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """What is never shown."""
+
+    value: str = field(repr=False)
+
+    @property
+    def masked(self) -> str:
+        """What is shown in its place."""
+        return "***"
+
+
+def is_own(host: str) -> bool:
+    """Whether only this machine reaches what is bound there."""
+    return host.startswith(("/", "127.")) or host.lower() in OWN_HOSTS
 
 
 def whole(text: str) -> int:
@@ -223,6 +248,18 @@ def address(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
+def address_or_off(text: str) -> tuple[str, int] | None:
+    """One of them, or none."""
+    return None if text.strip() == "off" else address(text)
+
+
+def token(text: str) -> Secret:
+    """A secret of this service: something that nobody guesses, and that fits into a header."""
+    if len(text) < SHORTEST_TOKEN or not (text.isascii() and text.isprintable()) or " " in text:
+        raise ConfigurationError(f"must be a secret of at least {SHORTEST_TOKEN} ASCII characters, without spaces")
+    return Secret(text)
+
+
 def addresses(text: str) -> tuple[tuple[str, int], ...]:
     """One or several of them, separated by commas."""
     return tuple(address(each) for each in text.split(","))
@@ -262,6 +299,8 @@ METAVARS: dict[Callable[[str], Any], str] = {
         for choice in (sync_server, log_format, log_level, probes, loop, streams, access_form, pooler, init)
     },
     addresses: "HOST:PORT|unix:PATH",
+    address_or_off: "HOST:PORT|unix:PATH|off",
+    token: "TOKEN",
     octal: "MODE",
     user: "USER",
     group: "GROUP",

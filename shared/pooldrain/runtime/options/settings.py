@@ -25,7 +25,7 @@ from pooldrain.probes import AnsweredBy
 from pooldrain.runtime.listener import bind_text
 from pooldrain.runtime.options.application import AppName, parse_app, takes_runner
 from pooldrain.runtime.options.config_file import read_config
-from pooldrain.runtime.options.readers import Loop, addresses, output_file
+from pooldrain.runtime.options.readers import Loop, Secret, addresses, is_own, output_file
 from pooldrain.runtime.options.table import (
     OPTIONS,
     POLICY_DEFAULTS,
@@ -73,6 +73,8 @@ class Settings:
     pool: PoolPolicy
     leaks: LeakPolicy
     shutdown: ShutdownPolicy
+    admin: tuple[str, int] | None
+    admin_token: Secret | None
     init: InitMode
     pid: Path | None  # a file for the process's number
     user: str | None  # to become, once it listens
@@ -153,6 +155,9 @@ def load_settings(backend: Backend, argv: Sequence[str], environ: Mapping[str, s
     if SERVERS[server].several is None:
         _check_one_process(server, values, origins)
     _check_tls(server, values, origins)
+    if values["app"] is not None and "admin" not in texts:
+        values["admin"] = None
+    _check_admin(values, origins)
     if values["livez_path"] == values["readyz_path"]:
         raise ConfigurationError(
             f"{origins['livez_path']} and {origins['readyz_path']} name the same path; give each its own"
@@ -187,6 +192,8 @@ def load_settings(backend: Backend, argv: Sequence[str], environ: Mapping[str, s
         probes=values["probes"],
         livez_path=values["livez_path"],
         readyz_path=values["readyz_path"],
+        admin=values["admin"],
+        admin_token=values["admin_token"],
         init=values["init"],
         pid=values["pid"],
         user=values["user"],
@@ -220,7 +227,7 @@ def _shown(option: Option, value: Any, text: str | None) -> str:
     """A value as `--print-config` shows it."""
     if text is None:
         return option.default_text
-    return value.masked if isinstance(value, DatabaseUrl) else text
+    return value.masked if isinstance(value, DatabaseUrl | Secret) else text
 
 
 def build_parser(backend: Backend) -> argparse.ArgumentParser:
@@ -370,6 +377,17 @@ def _check_tls(server: str, values: Mapping[str, Any], origins: Mapping[str, str
         able = next(spec.name for spec in servers_of(SERVERS[server].backend) if spec.speaks_tls)
         raise ConfigurationError(
             f"{origins['certfile']}: {server} speaks no TLS; use --server {able}, or a proxy in front of it"
+        )
+
+
+def _check_admin(values: Mapping[str, Any], origins: Mapping[str, str]) -> None:
+    """Refuse to show a service to others without a token, and a token that nobody is asked for."""
+    if values["admin"] is None:
+        if values["admin_token"] is not None:
+            raise ConfigurationError(f"{origins['admin_token']} needs the address to look inside on, in --admin")
+    elif values["admin_token"] is None and not is_own(values["admin"][0]):
+        raise ConfigurationError(
+            f"{origins['admin']}: others than this machine could look inside; give --admin-token, or 127.0.0.1"
         )
 
 

@@ -13,6 +13,7 @@ from pooldrain.runtime.options.readers import (
     METAVARS,
     OneOf,
     access_form,
+    address_or_off,
     addresses,
     boolean,
     bytes_or_off,
@@ -36,6 +37,7 @@ from pooldrain.runtime.options.readers import (
     seconds_or_off,
     streams,
     sync_server,
+    token,
     user,
     whole,
 )
@@ -207,6 +209,16 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         Option("probes", probes, "who answers them: pooldrain, your application while it is ready, nobody", "own"),
         Option("livez-path", probe_path, "where it is asked whether the process lives", "/livez"),
         Option("readyz-path", probe_path, "where it is asked whether to send requests", "/readyz"),
+    ),
+    "Admin": (
+        Option(
+            "admin",
+            address_or_off,
+            "address to look inside on: a page, /status, /metrics, probes; other than this machine's own with a token",
+            ("127.0.0.1", 0),
+            "off; 127.0.0.1:0 for the demo",
+        ),
+        Option("admin-token", token, "what its clients have to know, better said in the environment"),
     ),
     "Database and pool": (
         Option(

