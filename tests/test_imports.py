@@ -90,6 +90,7 @@ RUNTIME_ORDER = [
         "activation",
         "options",
         "admin",
+        "telemetry",
         "startup",
         "master",
         "assembly",

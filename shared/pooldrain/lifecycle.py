@@ -153,6 +153,7 @@ class Lifecycle(Generic[PoolT, Hook]):
         self._hooks: list[Hook] = []
         self._at_shutdown: list[Callable[[], object]] = []
         self.at_exit: Callable[[], list[Callable[[], object]]] = list  # the last functions of the shutdown
+        self.at_last: Callable[[], list[Callable[[], object]]] = list  # what exports how it went
         self.names_taken: list[str] = []  # names that the application has given to two engines
         self._lock = lock
         self._in_flight_at_signal = 0

@@ -71,3 +71,28 @@ class RequestMeter:
             known = (method if method in METHODS else OTHER_METHOD, status)
             histogram = self.durations.setdefault(known, Histogram())
         histogram.observe(seconds)
+
+
+def spread(before: HistogramData | None, now: HistogramData) -> list[tuple[float, int]]:
+    """Durations, and how often each, that make the one histogram of the other: alike in every bucket and in the sum.
+
+    For who can only be told of durations one by one. Where in its bucket each lies is the same for all of them.
+    """
+    earlier = before if before is not None else Histogram().data()
+    counts = [count - old for count, old in zip(now["counts"], earlier["counts"], strict=True)]
+    total = now["sum"] - earlier["sum"]
+    lows = (0.0, *BOUNDS)
+    least = sum(count * low for count, low in zip(counts, lows, strict=True))
+    beyond = counts[-1]
+    if beyond:  # the last bucket has no end: it takes what the middles of the others leave
+        middles = sum(count * (low + high) / 2 for count, low, high in zip(counts, lows, BOUNDS, strict=False))
+        longest = max(lows[-1] * 1.001, (total - middles) / beyond)
+        highs = (*BOUNDS, 2 * longest - lows[-1])
+        share = 0.5
+    else:
+        highs = (*BOUNDS, lows[-1])
+        room = sum(count * (high - low) for count, low, high in zip(counts, lows, highs, strict=True))
+        share = min(1.0, max(1e-6, (total - least) / room)) if room else 1.0
+    return [
+        (low + share * (high - low), count) for count, low, high in zip(counts, lows, highs, strict=True) if count > 0
+    ]

@@ -86,7 +86,7 @@ def _users(
     """The user's application, with the engines that it makes adopted, and its `atexit` functions kept for its end."""
     at_exit = AtExit()
     at_exit.collect()
-    runner.at_exit = at_exit.take
+    runner.at_exit, runner.at_last = at_exit.take, at_exit.take_last
     adoption.adopt_with(lambda engine: runner.adopt(engine, settings.pool, settings.leaks, settings.service))
     adoption.adopt_every_engine()
     loaded = load_application(name, settings.backend, factory=settings.factory, directory=settings.app_dir)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pooldrain.admin.process import Admin
+from pooldrain.current import current_runner
 from pooldrain.errors import ConfigurationError
 from pooldrain.lifecycle import Lifecycle
 from pooldrain.runtime.activation import address_of
@@ -24,6 +25,7 @@ from pooldrain.runtime.process.privileges import account, become
 from pooldrain.runtime.process.service_manager import ServiceManager
 from pooldrain.runtime.process.signals import SignalWatch
 from pooldrain.runtime.process.watchdog import Watchdog
+from pooldrain.runtime.telemetry import observe, push
 from pooldrain.runtime.tls import server_context
 from pooldrain.service_report import service_report
 from pooldrain.shutdown import ShutdownReport
@@ -68,12 +70,14 @@ class Ground:
         runner.followers.append(self.manager.following(self.settings.shutdown.ladder.termination_grace_period))
 
     def show(self, runner: Lifecycle[Any, Any]) -> None:
-        """Have the admin listener show what this process does."""
+        """Have the admin listener show what this process does, and the application's SDK export it."""
+        observe(runner, "http" if self.settings.certfile is None else "https")
         if self.admin is not None:
             self.admin.report(runner)
 
     def last_words(self, report: ShutdownReport) -> None:
-        """Leave to the admin listener how the shutdown of this process went."""
+        """Leave to the admin listener, and to what exports, how the shutdown of this process went."""
+        push(current_runner().at_last())
         if self.admin is not None:
             self.admin.last_words(report)
 

@@ -12,12 +12,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+# Packages whose functions at the exit export what has happened until then.
+EXPORTERS = {"opentelemetry"}
+
 
 class AtExit:
     """What an application registers with `atexit` from `collect` on."""
 
     def __init__(self) -> None:
         self._functions: list[tuple[Callable[..., object], partial[object]]] = []
+        self._last: list[tuple[Callable[..., object], partial[object]]] = []
         self._register = atexit.register
         self._unregister = atexit.unregister
 
@@ -33,19 +37,28 @@ class AtExit:
         self._functions.clear()
         return functions
 
+    def take_last(self) -> list[Callable[[], object]]:
+        """Those of an exporter, in the order of the calls to come: it is to export how the shutdown went, too."""
+        functions = [call for _, call in reversed(self._last)]
+        self._last.clear()
+        return functions
+
     def _keep(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[..., Any]:
-        if _is_applications(function):
+        if _package_of(function) in EXPORTERS:
+            self._last.append((function, partial(function, *args, **kwargs)))
+        elif _is_applications(function):
             self._functions.append((function, partial(function, *args, **kwargs)))
         else:
             self._register(function, *args, **kwargs)
         return function
 
     def _drop(self, function: Callable[..., Any]) -> None:
-        self._functions[:] = [kept for kept in self._functions if kept[0] != function]
+        for kept in (self._functions, self._last):
+            kept[:] = [each for each in kept if each[0] != function]
         self._unregister(function)
 
     def _run(self) -> None:
-        for function in self.take():
+        for function in [*self.take(), *self.take_last()]:
             self._register(function)  # the last one first, as it was registered
 
 
@@ -55,6 +68,10 @@ def _replace(register: Callable[..., Any], unregister: Callable[..., Any]) -> No
     setattr(atexit, "unregister", unregister)  # noqa: B010 - as above
 
 
-def _is_applications(function: Callable[..., object]) -> bool:
+def _package_of(function: Callable[..., object]) -> str:
     module = getattr(getattr(function, "func", function), "__module__", None) or ""  # of a partial
-    return module.partition(".")[0] not in {*sys.stdlib_module_names, "pooldrain", "pooldrain_sync", "pooldrain_async"}
+    return module.partition(".")[0]
+
+
+def _is_applications(function: Callable[..., object]) -> bool:
+    return _package_of(function) not in {*sys.stdlib_module_names, "pooldrain", "pooldrain_sync", "pooldrain_async"}
