@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -219,9 +221,12 @@ def test_imports_inside_the_core_go_one_way(name: str) -> None:
         assert ours <= allowed_here, file.name
 
 
-def test_importing_the_package_brings_in_errors_and_policies_only() -> None:
+def test_importing_the_package_brings_in_errors_policies_and_holders_but_no_sqlalchemy() -> None:
     ours = {found for found in imports(CORE / "__init__.py") if found.startswith("pooldrain")}
-    assert ours == {"pooldrain.current", "pooldrain.errors", "pooldrain.policy"}
+    later = {"pooldrain.sqla.tracking"}  # when `pooldrain.track` is asked for
+    assert ours == {"pooldrain.current", "pooldrain.errors", "pooldrain.ledger", "pooldrain.policy", *later}
+    check = "import pooldrain, sys; sys.exit('sqlalchemy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
 
 
 @pytest.mark.parametrize("name", ["__init__", *DECIDING])

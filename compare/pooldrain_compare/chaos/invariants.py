@@ -148,6 +148,11 @@ def _true_story(seen: Evidence) -> Broken:
         yield str(violation)
 
 
+def _shown_truly(seen: Evidence) -> Broken:
+    """Who looks inside sees no number fall, waits for no answer, and is let go at the end."""
+    yield from seen.seen_inside
+
+
 INVARIANTS: dict[str, Callable[[Evidence], Broken]] = {
     "played": _played,
     "bounded": _bounded,
@@ -159,6 +164,7 @@ INVARIANTS: dict[str, Callable[[Evidence], Broken]] = {
     "no orphans": _no_orphans,
     "no defects": _no_defects,
     "transcript": _true_story,
+    "seen inside": _shown_truly,
 }
 
 

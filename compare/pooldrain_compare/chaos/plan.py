@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pooldrain.policy import ShutdownPolicy
+from pooldrain_compare.chaos.onlookers import KINDS
 from pooldrain_compare.chaos.rude import MANNERS, VISITORS
 from pooldrain_compare.harness.faults.catalogue import FAULTS
 from pooldrain_compare.harness.load import Request, order
@@ -41,6 +42,7 @@ class Plan:
     hung: int  # of those, how many ask for a query that does not end
     leaks: tuple[str, ...]  # what is asked before the load, to leak connections
     rude: tuple[str, ...]  # clients that misbehave, by their manners
+    onlookers: tuple[str, ...]  # who looks inside, by kind
     fault: str
     fault_at: float
     fault_lasts: float | None  # seconds; None: until the service has ended
@@ -91,6 +93,8 @@ def draw(seed: int, number: int) -> Plan:
     extra = random.Random(f"{seed}/{number}/adopted")  # noqa: S311 - as above
     streams = random.Random(f"{seed}/{number}/streams")  # noqa: S311 - as above
     first_process = random.Random(f"{seed}/{number}/init")  # noqa: S311 - as above
+    curious = random.Random(f"{seed}/{number}/onlookers")  # noqa: S311 - as above
+    onlookers = () if early else tuple(curious.sample(tuple(KINDS), curious.choice((0, 1, 2, 3))))
     server = dice.choice(tuple(BACKENDS))
     adopts = extra.random() < 0.3  # an engine of the application's own, beside ours
     application = ("--app", f"{_APPS[BACKENDS[server].module]}:create_adopted") if adopts else ()
@@ -106,6 +110,7 @@ def draw(seed: int, number: int) -> Plan:
             *application,
             *streams.choice(((), (), (), ("--streams", "finish"))),
             *first_process.choice(((), (), (), ("--init", "on"))),
+            *(("--admin", "127.0.0.1:0") if onlookers else ("--admin", "off")),
         ),
         grace_period=policy.needed,
         clients=dice.randint(2, 10),
@@ -116,6 +121,7 @@ def draw(seed: int, number: int) -> Plan:
         + ("/second-leak",) * (adopts and extra.random() < 0.5),
         rude=tuple(dice.sample(tuple(MANNERS), dice.choice((0, 0, 1, 2))))
         + (tuple(streams.sample(tuple(VISITORS), streams.choice((0, 1, 2)))) if adopts else ()),
+        onlookers=onlookers,
         fault=dice.choice(FAULT_NAMES),
         fault_at=round(max(0.0, first + dice.uniform(-0.5, 0.8)), 3),
         fault_lasts=dice.choice((None, round(dice.uniform(0.1, 1.5), 3))),

@@ -17,6 +17,7 @@ from typing import Any
 import psycopg
 
 from pooldrain.errors import describe_error
+from pooldrain_compare.chaos.onlookers import Onlookers
 from pooldrain_compare.chaos.plan import Plan, workload
 from pooldrain_compare.chaos.rude import RudeClients
 from pooldrain_compare.checker import read_transcript
@@ -49,6 +50,7 @@ class Evidence:
     rows: list[Row] = field(default_factory=list)  # the orders in the table
     sessions_left: int = 0
     log: list[str] = field(default_factory=list)  # its lines
+    seen_inside: list[str] = field(default_factory=list)  # what nobody who looks inside should have seen
 
     @property
     def seconds(self) -> float:
@@ -121,6 +123,9 @@ def _begin_load(plan: Plan, process: ServerProcess, evidence: Evidence, stack: c
 
     stack.callback(end)
     stack.enter_context(RudeClients(process.address, plan.rude))
+    if plan.onlookers:
+        onlookers = stack.enter_context(Onlookers(process.admin, plan.onlookers))
+        evidence.seen_inside = onlookers.wrong
 
 
 def _await_workers(process: ServerProcess, count: int) -> None:

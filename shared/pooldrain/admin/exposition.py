@@ -14,7 +14,8 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from pooldrain.leak_rules import LeakRule
 from pooldrain.meter import BOUNDS, HistogramData
 from pooldrain.phases import Phase
-from pooldrain.snapshot import Counters, EngineStatus, LastShutdown, ProcessStatus, ServiceStatus
+from pooldrain.snapshot import Counters, EngineCounters, EngineStatus, LastShutdown, ProcessStatus, ServiceStatus
+from pooldrain.sqla.tracking import Tracked
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -70,6 +71,18 @@ def exposition(status: ServiceStatus) -> bytes:
     return generate_latest(registry)
 
 
+class PoolCollector(Collector):
+    """The metrics of engines that `pooldrain.track` tracks, for a registry of the application's own."""
+
+    def __init__(self, *tracked: Tracked) -> None:
+        self._tracked = tracked
+
+    def collect(self) -> Iterable[Metric]:
+        """What a registry asks for at each scrape."""
+        yield from _of_pools([tracked.seen() for tracked in self._tracked])
+        yield from _of_engines([tracked.counters() for tracked in self._tracked])
+
+
 class _Once(Collector):
     def __init__(self, status: ServiceStatus) -> None:
         self._status = status
@@ -77,7 +90,7 @@ class _Once(Collector):
     def collect(self) -> Iterable[Metric]:
         status = self._status
         yield from _of_workers(status["workers"], status["ended"])
-        yield from _of_pools(status["workers"])
+        yield from _of_pools([engine for worker in status["workers"] for engine in worker["engines"]])
         yield from _of_totals(status["totals"])
         if (last := status["last_shutdown"]) is not None:
             yield from _of_last(last)
@@ -113,11 +126,10 @@ def _of_workers(workers: list[ProcessStatus], ended: int) -> Iterator[Metric]:
     yield longest
 
 
-def _of_pools(workers: list[ProcessStatus]) -> Iterator[Metric]:
+def _of_pools(every: list[EngineStatus]) -> Iterator[Metric]:
     engines: dict[str, list[EngineStatus]] = {}
-    for worker in workers:
-        for engine in worker["engines"]:
-            engines.setdefault(engine["name"], []).append(engine)
+    for engine in every:
+        engines.setdefault(engine["name"], []).append(engine)
     connections, most = _gauge("pooldrain_pool_connections"), _gauge("pooldrain_pool_connections_max")
     waiting, oldest = _gauge("pooldrain_pool_waiting"), _gauge("pooldrain_pool_oldest_checkout_seconds")
     for name, each in engines.items():
@@ -132,12 +144,12 @@ def _of_pools(workers: list[ProcessStatus]) -> Iterator[Metric]:
     yield from (connections, most, waiting, oldest)
 
 
-def _of_totals(totals: Counters) -> Iterator[Metric]:
+def _of_engines(engines: list[EngineCounters]) -> Iterator[Metric]:
     timeouts, leaks = _counter("pooldrain_pool_timeouts"), _counter("pooldrain_leaks")
     opened, closed = _counter("pooldrain_pool_connections_opened"), _counter("pooldrain_pool_connections_closed")
     wait, use = _histogram("pooldrain_pool_wait_seconds"), _histogram("pooldrain_pool_use_seconds")
     connect = _histogram("pooldrain_pool_connect_seconds")
-    for engine in totals["engines"]:
+    for engine in engines:
         name = engine["name"]
         timeouts.add_metric([name], engine["timeouts"])
         opened.add_metric([name], engine["opened"])
@@ -147,6 +159,10 @@ def _of_totals(totals: Counters) -> Iterator[Metric]:
         for family, data in ((wait, engine["wait"]), (use, engine["use"]), (connect, engine["connect"])):
             family.add_metric([name], _buckets(data), data["sum"])
     yield from (timeouts, opened, closed, leaks, wait, use, connect)
+
+
+def _of_totals(totals: Counters) -> Iterator[Metric]:
+    yield from _of_engines(totals["engines"])
     durations = _histogram("pooldrain_request_duration_seconds")
     for row in totals["durations"]:
         told = NO_STATUS if row["status"] is None else str(row["status"])

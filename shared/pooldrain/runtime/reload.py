@@ -33,7 +33,7 @@ def serve_and_reload(backend: Backend, arguments: Sequence[str], settings: Setti
     from watchfiles import PythonFilter
     from watchfiles import watch as changes
 
-    configure_logging(settings.log_format, settings.log_level)
+    configure_logging(settings.log_format, settings.log_level, settings.log_config)
     directory = settings.app_dir or Path.cwd()
     command = [sys.executable, "-m", f"pooldrain_{backend}", *arguments, "--no-reload", "--chdir", str(Path.cwd())]
     ended = threading.Event()

@@ -113,7 +113,7 @@ def prepare(
     An application that makes its engines itself needs neither. The embedded database is stopped by the process's exit,
     which `watch` keeps in order. Raises ConfigurationError or StartupError.
     """
-    configure_logging(settings.log_format, settings.log_level)
+    configure_logging(settings.log_format, settings.log_level, settings.log_config)
     server_context(settings.certfile, settings.keyfile)  # each process makes its own; this one tells what is wrong
     if passed:
         if idle := [origin for dest, origin in settings.given if dest == "bind"]:

@@ -153,19 +153,26 @@ class _Log:
             logger.log(event.level, "%s", message, extra={"event": event.as_dict()})
 
 
-def _track_alone(engine: sqlalchemy.Engine) -> None:
+def track_alone(engine: sqlalchemy.Engine, leaks: LeakPolicy) -> Adopted:
     """Track an engine in a process without a service: its leaks are told, and who forks leaves it alone."""
+    if not isinstance(engine.pool, Closable):
+        make_closable(engine.pool, on_loop=engine.dialect.is_async)
     pool = Adopted(
         engine,
         given_name(engine) or fallback_name(engine),
         PoolPolicy(),
-        LeakPolicy(),
+        leaks,
         _Log(),
         service=MAIN_POOL,
         lock=threading.RLock(),
         clock=time.monotonic,
     )
     vars(engine)["pooldrain"] = pool  # lives as long as its engine
+    return pool
+
+
+def _track_alone(engine: sqlalchemy.Engine) -> None:
+    track_alone(engine, LeakPolicy())
 
 
 _adopter: Adopter = _track_alone

@@ -85,6 +85,7 @@ class Settings:
     access_log: AccessForm
     log_format: LogFormat
     log_level: LogLevel
+    log_config: Path | None
     told: tuple[Told, ...]  # every option, for people
     check_config: bool  # and serve nothing
     print_config: bool  # the same
@@ -162,6 +163,8 @@ def load_settings(backend: Backend, argv: Sequence[str], environ: Mapping[str, s
         raise ConfigurationError(
             f"{origins['livez_path']} and {origins['readyz_path']} name the same path; give each its own"
         )
+    if values["log_config"] is not None and (idle := [d for d in ("log_format", "log_level") if d in texts]):
+        raise ConfigurationError(f"{origins[idle[0]]} has no effect beside {origins['log_config']}; drop one of them")
     if values["report"] is not None and values["report"] == values["transcript"]:
         raise ConfigurationError(
             f"{origins['report']} and {origins['transcript']} name the same file; give each its own"
@@ -204,6 +207,7 @@ def load_settings(backend: Backend, argv: Sequence[str], environ: Mapping[str, s
         access_log=values["access_log"],
         log_format=values["log_format"],
         log_level=values["log_level"],
+        log_config=values["log_config"],
         told=tuple(told),
         check_config="check-config" in wishes,
         print_config="print-config" in wishes,

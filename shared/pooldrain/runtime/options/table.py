@@ -276,6 +276,12 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         Option("access-log", access_form, "a line for each request, on stdout", "off"),
         Option("log-format", log_format, "form of the log on stderr", "console"),
         Option("log-level", log_level, "least level that is logged", "info"),
+        Option(
+            "log-config",
+            existing_file,
+            "a file that says what becomes of log records instead: JSON of logging.config.dictConfig, or INI",
+            shown_default="stderr",
+        ),
     ),
 }
 

@@ -7,14 +7,17 @@ event's name and fields as well in the JSON form.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import sys
 import threading
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from pooldrain.current import current_runner
+from pooldrain.errors import ConfigurationError, describe_error
 from pooldrain.in_flight import CURRENT_REQUEST
 from pooldrain.printable import json_line, printable, traceback_lines
 from pooldrain.runtime.output.writer import Output
@@ -33,8 +36,24 @@ _LEVEL_WORDS = {"WARNING": "WARN", "CRITICAL": "FATAL"}
 _COLOURS = {"DEBUG": "2", "WARN": "33", "ERROR": "31", "FATAL": "31;1"}
 
 
-def configure_logging(log_format: LogFormat, log_level: LogLevel) -> None:
-    """Send every log record from `log_level` up to stderr. May be called again; the last call counts."""
+class _Configured:
+    """The user's own file that says where records go, if there is one."""
+
+    by: Path | None = None
+
+
+def configure_logging(log_format: LogFormat, log_level: LogLevel, config: Path | None = None) -> None:
+    """Send every log record from `log_level` up to stderr. May be called again; the last call counts.
+
+    With a `config` (of `logging.config`: JSON of `dictConfig`, or an INI file) it alone says what becomes of records.
+    Raises ConfigurationError if it cannot be used.
+    """
+    sys.excepthook, threading.excepthook = _log_uncaught, _log_thread
+    logging.captureWarnings(True)
+    _Configured.by = config
+    if config is not None:
+        _configure_by(config)
+        return
     root = logging.getLogger()
     for handler in [handler for handler in root.handlers if isinstance(handler, StderrHandler)]:
         root.removeHandler(handler)
@@ -46,9 +65,21 @@ def configure_logging(log_format: LogFormat, log_level: LogLevel) -> None:
         colour = os.isatty(descriptor) and not os.environ.get("NO_COLOR")
         formatter = JsonFormatter() if log_format == "json" else ConsoleFormatter(colour=colour)
         root.addHandler(StderrHandler(descriptor, formatter))
-    logging.captureWarnings(True)
-    sys.excepthook, threading.excepthook = _log_uncaught, _log_thread
     adopt_third_party()
+
+
+def _configure_by(config: Path) -> None:
+    import logging.config
+
+    try:
+        text = config.read_text(encoding="utf-8")
+        if text.lstrip().startswith("{"):
+            logging.config.dictConfig({"disable_existing_loggers": False, **json.loads(text)})
+        else:
+            logging.config.fileConfig(config, disable_existing_loggers=False)
+    except Exception as error:  # whatever a handler of the user's raises
+        reason = describe_error(error.__cause__ or error)
+        raise ConfigurationError(f"--log-config {config}: {reason}; it is to be JSON of dictConfig, or INI") from error
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException, trace: object) -> None:
@@ -64,16 +95,27 @@ def _log_thread(died: threading.ExceptHookArgs) -> None:
 def adopt_third_party() -> None:
     """Let others' records pass through our handler only, from WARNING up, or all of them at level debug.
 
+    Not if a file of the user's says what becomes of them.
+
     Called again after a server has set up its own logging (gunicorn does so in its master).
     """
+    if _Configured.by is not None:
+        _let_go("gunicorn")  # which has put handlers of its own there
+        _configure_by(_Configured.by)
+        return
     level = logging.getLogger().level
+    _let_go(*THIRD_PARTY)
+    for name in THIRD_PARTY:
+        logging.getLogger(name).setLevel(logging.NOTSET if level <= logging.DEBUG else max(level, logging.WARNING))
+
+
+def _let_go(*packages: str) -> None:
+    """Have these packages' loggers do nothing of their own."""
     for name, logger in list(logging.Logger.manager.loggerDict.items()):
-        if isinstance(logger, logging.Logger) and name.partition(".")[0] in THIRD_PARTY:
+        if isinstance(logger, logging.Logger) and name.partition(".")[0] in packages:
             logger.handlers.clear()
             logger.propagate = True
             logger.setLevel(logging.NOTSET)
-    for name in THIRD_PARTY:
-        logging.getLogger(name).setLevel(logging.NOTSET if level <= logging.DEBUG else max(level, logging.WARNING))
 
 
 def logs_json() -> bool:
