@@ -19,7 +19,7 @@ export PYRIGHT_PYTHON_GLOBAL_NODE := 0
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo parity parity-fuzz chaos fleet bench report test test-oldest apps lint types browser proxies pytest format lock clean distclean
+.PHONY: help setup demo parity parity-fuzz chaos fleet bench report docs test test-oldest apps lint types browser proxies pytest format lock clean distclean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -48,7 +48,12 @@ bench: setup  ## measure everything and write the reports; nothing else should r
 report: setup  ## write compare/reports anew from what was measured
 	@$(BIN)/pooldrain-compare report
 
-test: lint types pytest  ## lint, types and tests: what CI runs
+test: lint types docs pytest  ## lint, types, documentation and tests: what CI runs
+
+# With both: the one of today, and the one that its makers develop instead. A broken link is an error to either.
+docs: setup  ## build the documentation's site into build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	$(BIN)/zensical build --strict
 
 lint: setup  ## ruff: rules and formatting
 	$(BIN)/ruff check .
@@ -88,7 +93,7 @@ proxies:
 
 # After the others, also with make -j: its closing line is the last one. Each file's tests stay together, for what
 # they share; two files at a time, since most of the time is spent waiting for services.
-pytest: setup browser proxies | lint types
+pytest: setup browser proxies | lint types docs
 	$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 # Most of what differs from one version to another is in the pool and in the servers' adapters: a part of the tests.

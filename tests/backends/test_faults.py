@@ -155,7 +155,7 @@ def test_all_servers_do_the_same(verdicts: dict[str, CaseResult], case: Case) ->
 def test_every_row_of_the_table_in_the_documentation_names_a_proof_that_exists() -> None:
     root = Path(__file__).parents[2]
     tests = "".join(path.read_text("utf-8") for path in (root / "tests").rglob("test_*.py"))
-    lines = (root / "docs" / "faults.md").read_text("utf-8").splitlines()
+    lines = (root / "docs" / "reference" / "faults.md").read_text("utf-8").splitlines()
     rows = [line for line in lines if line.startswith("| ") and not line.startswith("| fault |")]
     assert len(rows) >= len(FAULTS)
     for row in rows:

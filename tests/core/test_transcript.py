@@ -170,7 +170,7 @@ def test_a_leak_that_came_back_says_after_how_long() -> None:
 
 
 def test_the_documentation_has_every_event_with_its_fields() -> None:
-    document = Path(__file__).parents[2] / "docs" / "events.md"
+    document = Path(__file__).parents[2] / "docs" / "reference" / "events.md"
     assert document.read_text("utf-8").endswith(f"## Events\n\n{events_table()}")
 
 

@@ -91,4 +91,6 @@ def test_in_the_image_the_service_is_process_1_not_root_and_nothing_compiles() -
     ("name", "language"), [("Dockerfile", "dockerfile"), ("compose.yaml", "yaml"), ("kubernetes.yaml", "yaml")]
 )
 def test_a_recipe_is_what_the_documentation_shows(name: str, language: str) -> None:
-    assert f"```{language}\n{(DEPLOY / name).read_text('utf-8')}```" in (ROOT / "docs" / "fleet.md").read_text("utf-8")
+    assert f"```{language}\n{(DEPLOY / name).read_text('utf-8')}```" in (
+        ROOT / "docs" / "how-to" / "fleet.md"
+    ).read_text("utf-8")

@@ -52,7 +52,7 @@ def test_it_asks_for_metrics_and_labels_that_there_are(expression: str) -> None:
 
 
 def test_the_documentation_lists_the_metrics_as_they_are() -> None:
-    assert metrics_table() in (ROOT / "docs" / "inside.md").read_text("utf-8")
+    assert metrics_table() in (ROOT / "docs" / "reference" / "metrics.md").read_text("utf-8")
 
 
 def test_there_is_an_alert_for_leaks_for_waits_and_for_drains() -> None:

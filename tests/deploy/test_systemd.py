@@ -52,5 +52,5 @@ def test_what_would_fail_again_is_not_started_again() -> None:
 
 @pytest.mark.parametrize("name", UNITS)
 def test_a_unit_is_what_the_documentation_shows(name: str) -> None:
-    shown = (ROOT / "docs" / "fleet.md").read_text("utf-8")
+    shown = (ROOT / "docs" / "how-to" / "fleet.md").read_text("utf-8")
     assert f"```ini\n{(ROOT / 'deploy' / name).read_text('utf-8')}```" in shown

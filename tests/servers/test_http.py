@@ -99,7 +99,7 @@ def test_a_request_means_the_same_on_every_server(service: Service, case: Case) 
 
 
 def test_the_documentation_shows_the_corpus() -> None:
-    docs = Path(__file__).parents[2] / "docs" / "http.md"
+    docs = Path(__file__).parents[2] / "docs" / "reference" / "http.md"
     assert docs.read_text("utf-8").endswith(table()), "print(table()) gives the table to paste"
 
 

@@ -264,6 +264,7 @@ PLANTED: dict[str, tuple[str, Callable[[Evidence], Evidence]]] = {
     ),
     "output beside the log": ("no defects", lambda seen: replace(seen, log=[*seen.log, "Segmentation fault"])),
     "an untrue story": ("transcript", lambda seen: replace(seen, transcript=seen.transcript[:-1])),
+    "a number that falls": ("seen inside", lambda seen: replace(seen, seen_inside=["finished fell from 2 to 1"])),
     "an untrue report": ("transcript", lambda seen: reported(seen, signals=2)),
 }
 

@@ -21,7 +21,7 @@ from pooldrain_compare.fleet.table import TABLE, drop_table, executed, make_tabl
 from tests.harness.postgres import Postgres
 
 OURS = [name for name, contender in CONTENDERS.items() if contender.ours]
-DOCUMENT = Path(__file__).parents[3] / "docs" / "fleet.md"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "how-to" / "fleet.md"
 
 CLEAN = FleetResult(CONTENDERS["uvicorn"], "haproxy", 3, 100, 0, 0, 0, 0, (0,), ())
 

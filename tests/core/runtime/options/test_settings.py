@@ -281,9 +281,9 @@ def test_the_documentations_table_has_a_row_for_every_option() -> None:
         assert sum(f"| `{option.variable}` |" in row for row in rows) == 1
 
 
-def test_the_readme_shows_that_table() -> None:
-    readme = Path(__file__).parents[4] / "README.md"
-    assert options_table() in readme.read_text(encoding="utf-8"), "print(options_table()) gives the table to paste"
+def test_the_documentation_shows_that_table() -> None:
+    page = Path(__file__).parents[4] / "docs" / "reference" / "options.md"
+    assert options_table() in page.read_text(encoding="utf-8"), "python -m tests.docs.pages writes it anew"
 
 
 def test_every_field_of_a_policy_is_an_option() -> None:
