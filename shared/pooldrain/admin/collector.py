@@ -106,7 +106,9 @@ class Collector:
         """Tell the last there is to tell: everybody has ended, or is ending."""
         deadline = time.monotonic() + ANSWER_LIMIT
         self._ask()
-        self._selector.unregister(self._woken)
+        for end in (self._woken, self._pipe):
+            with suppress(KeyError):
+                self._selector.unregister(end)
         while self._questions and (left := deadline - time.monotonic()) > 0:
             for key, _ in self._selector.select(left):
                 if key.data is not None:

@@ -21,11 +21,6 @@ class News:
         self._number = self._readers = 0
         self.over = False
 
-    @property
-    def read(self) -> bool:
-        """Whether anybody reads."""
-        return self._readers > 0
-
     @contextmanager
     def reader(self) -> Generator[None]:
         """Somebody reads."""
