@@ -85,17 +85,9 @@ def frames_in(lines: BinaryIO) -> Frames:
             name = "message"
 
 
-def test_the_demo_is_open_to_look_into_and_an_application_of_ones_own_is_not(
-    services: Launcher, backend: Backend
-) -> None:
-    assert status_of(services.start(backend))["phase"] == "READY"
-    closed = services.start_app(backend, INSIDE)
-    assert not [record for record in closed.log if record["message"].startswith("admin: ")]
-
-
 @every_way
 def test_it_names_who_holds_which_connection(services: Launcher, backend: Backend, in_flight: PutInFlight) -> None:
-    service = services.start(backend)
+    service = services.start(backend, *ON)
     held = in_flight(service)
     assert service.get("/db-test-leak", headers=[("X-Request-ID", "leak-1")]).status == 200
     status = status_of(service)
@@ -124,7 +116,7 @@ def test_it_names_who_holds_which_connection(services: Launcher, backend: Backen
 def test_a_reader_sees_the_drain_to_its_last_frame(
     services: Launcher, backend: Backend, in_flight: PutInFlight
 ) -> None:
-    service = services.start(backend)
+    service = services.start(backend, *ON)
     held = in_flight(service)
     with stream_of(service) as frames:
         assert next(frames)[1]["phase"] == "READY"
@@ -155,7 +147,7 @@ def service_finished(service: Service) -> int:
 
 
 def test_a_reader_that_does_not_read_does_not_delay_the_end(services: Launcher, backend: Backend) -> None:
-    service = services.start(backend)
+    service = services.start(backend, *ON)
     with contextlib.ExitStack() as readers:
         for _ in range(8):
             readers.enter_context(stream_of(service))
@@ -224,7 +216,7 @@ def test_it_answers_beside_a_loop_that_is_blocked(services: Launcher) -> None:
 def test_page_and_totals_survive_a_worker_that_is_killed_and_one_that_is_replaced(
     services: Launcher, backend: Backend
 ) -> None:
-    service = services.start(backend)
+    service = services.start(backend, *ON)
     for _ in range(20):
         assert service.get("/db-test").status == 200
     eventually(lambda: _finished(service) >= 20, "all are counted")
@@ -268,7 +260,7 @@ def _replaced_all(service: Service, before: Record) -> Record | None:
 
 
 def test_nothing_is_left_of_it_when_the_service_is_killed(services: Launcher, backend: Backend) -> None:
-    service = services.start(backend)
+    service = services.start(backend, *ON)
     host, port = address_of(service)
     service.send_signal(signal.SIGKILL)
 
@@ -283,7 +275,7 @@ def test_nothing_is_left_of_it_when_the_service_is_killed(services: Launcher, ba
 
 
 def test_the_service_goes_on_when_the_listener_is_killed(services: Launcher, backend: Backend) -> None:
-    service = services.start(backend)
+    service = services.start(backend, *ON)
     own = {worker["pid"] for worker in status_of(service)["workers"]} | {service.process.pid}
     [listener] = [child for child in psutil.Process(service.process.pid).children() if child.pid not in own]
     listener.kill()
@@ -295,7 +287,7 @@ def test_the_service_goes_on_when_the_listener_is_killed(services: Launcher, bac
 
 
 def test_it_refuses_what_it_does_not_serve_and_whoever_calls_it_by_another_name(services: Launcher) -> None:
-    service = services.start(WAITRESS)
+    service = services.start(WAITRESS, *ON)
     assert (admin(service, "/", "POST").status, admin(service, "/", "POST").header("allow")) == (405, "GET, HEAD")
     assert admin(service, "/", "DELETE").status == 405
     assert admin(service, "/etc/passwd").status == 404
@@ -346,12 +338,12 @@ def test_a_unix_socket_is_its_users_own_and_goes_with_the_service(
 
 
 def test_the_last_shutdown_is_told_to_who_looks_at_the_next_run(services: Launcher, backend: Backend) -> None:
-    service = services.start(backend)
+    service = services.start(backend, *ON)
     assert service.get("/db-test-leak").status == 200
     service.send_signal()
     assert service.ended().code == 0
     report = service.directory / f"{backend.name}.report.json"
-    again = services.start(backend, "--report", str(report))
+    again = services.start(backend, *ON, "--report", str(report))
     last = status_of(again)["last_shutdown"]
     assert (last["outcome"], last["finished"], last["reclaimed"]) == ("drained", 1, 1)
     numbers = metrics_of(again)
@@ -360,7 +352,7 @@ def test_the_last_shutdown_is_told_to_who_looks_at_the_next_run(services: Launch
 
 
 def test_every_metric_is_documented_as_it_is_rendered(services: Launcher) -> None:
-    service = services.start(GUNICORN)
+    service = services.start(GUNICORN, *ON)
     assert service.get("/db-test").status == 200
     text = admin(service, "/metrics").body.decode()
     families = {family.name: family for family in text_string_to_metric_families(text)}

@@ -15,6 +15,7 @@ from tests.harness.service import Launcher
 from tests.harness.waiting import eventually
 
 # Each colour, and several processes.
+ON = ("--admin", "127.0.0.1:0")
 backends = pytest.mark.parametrize("backend", [WAITRESS, UVICORN, GUNICORN_2], ids=lambda backend: backend.name)
 
 
@@ -32,7 +33,7 @@ def text_of(browser: Browser, identity: str) -> str:
 def test_a_leak_appears_by_name_and_a_drain_runs_to_its_last_frame(
     services: Launcher, backend: Backend, browser: Browser, in_flight: PutInFlight
 ) -> None:
-    service = services.start(backend)
+    service = services.start(backend, *ON)
     browser.look(service.process.admin + "/")
     eventually(lambda: "ready" in browser.driver.title, "the page shows the service")
     assert service.get("/db-test-leak", headers=[("X-Request-ID", "leak-1")]).status == 200
@@ -63,7 +64,7 @@ def test_a_leak_appears_by_name_and_a_drain_runs_to_its_last_frame(
 
 
 def test_it_says_when_it_has_lost_the_connection(services: Launcher, browser: Browser) -> None:
-    service = services.start(WAITRESS)
+    service = services.start(WAITRESS, *ON)
     browser.look(service.process.admin + "/")
     eventually(lambda: "ready" in browser.driver.title, "the page shows the service")
     assert not browser.ask("return document.getElementById('lost').checkVisibility()")
@@ -76,7 +77,7 @@ def test_it_says_when_it_has_lost_the_connection(services: Launcher, browser: Br
 def test_it_fits_desk_and_telephone_in_both_themes_with_hostile_text(
     shared_services: Launcher, browser: Browser, theme: str, width: int, tmp_path: Path
 ) -> None:
-    service = shared_services.start(WAITRESS)
+    service = shared_services.start(WAITRESS, *ON)
     hostile = "<img/src=x/onerror=alert(1)>"
     assert service.get("/db-test-leak", headers=[("X-Request-ID", hostile)]).status == 200
     browser.look(service.process.admin + "/", theme, width)
@@ -89,7 +90,7 @@ def test_it_fits_desk_and_telephone_in_both_themes_with_hostile_text(
 
 
 def test_it_can_be_used_with_the_keyboard_and_is_told_to_a_screen_reader(services: Launcher, browser: Browser) -> None:
-    service = services.start(WAITRESS)
+    service = services.start(WAITRESS, *ON)
     for path in ("/db-test-leak", "/db-test-leak"):
         assert service.get(path).status == 200
     browser.look(service.process.admin + "/")

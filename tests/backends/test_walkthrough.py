@@ -137,13 +137,12 @@ def test_the_log_tells_the_tutorials_story_in_order(walk: Walk) -> None:
 
 
 def test_the_start_is_told_too(walk: Walk) -> None:
-    pool, admin, listening, *_ = walk.service.log
+    pool, listening, *_ = walk.service.log
     assert re.match(
         r"pool: database connection test succeeded, 10 connections opened in \d\.\d{3} s "
         r"\(pool_size 10, max_overflow 20, 30 in all\) to postgresql://",
         pool["message"],
     )
-    assert re.fullmatch(r"admin: http://127\.0\.0\.1:\d+/", admin["message"])
     assert re.fullmatch(r"listening on http://127\.0\.0\.1:\d+ \((\w+), pid \d+\)", listening["message"])
     assert listening["server"] == walk.service.backend.name
 

@@ -32,7 +32,7 @@ def top(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 @pytest.mark.parametrize("backend", [WAITRESS, UVICORN], ids=lambda backend: backend.name)
 def test_it_names_a_leak_and_who_is_in_flight(services: Launcher, backend: Backend) -> None:
-    service = services.start(backend)
+    service = services.start(backend, "--admin", "127.0.0.1:0")
     assert service.get("/db-test-leak").status == 200
     shown = top(service.process.admin, "--once")
     assert (shown.returncode, shown.stderr) == (0, "")
@@ -43,7 +43,7 @@ def test_it_names_a_leak_and_who_is_in_flight(services: Launcher, backend: Backe
 
 
 def test_in_a_terminal_it_goes_on_until_it_is_interrupted(services: Launcher) -> None:
-    service = services.start(WAITRESS)
+    service = services.start(WAITRESS, "--admin", "127.0.0.1:0")
     master, slave = pty.openpty()
     running = subprocess.Popen([*COMMAND, service.process.admin], stdin=slave, stdout=slave, stderr=slave)
     os.close(slave)
@@ -74,7 +74,7 @@ def test_a_service_that_is_not_there_is_told_with_exit_code_1() -> None:
 
 
 def test_without_the_token_it_says_how_to_give_it(services: Launcher) -> None:
-    service = services.prepare(WAITRESS, "--admin-token", TOKEN)
+    service = services.prepare(WAITRESS, "--admin", "127.0.0.1:0", "--admin-token", TOKEN)
     services.enter(service)
     refused = top(service.process.admin, "--once")
     assert refused.returncode == 1

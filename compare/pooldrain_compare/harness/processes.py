@@ -257,21 +257,37 @@ def python_module(module: str, *arguments: str) -> list[str]:
 def _group_is_gone(group: int, timeout: float) -> bool:
     """Whether no process of the group runs any more, now or after a little while."""
     deadline = time.monotonic() + timeout
-    while send(group, 0, group=True) and _any_runs(group):
+    while send(group, 0, group=True) and group_runs(group):
         if time.monotonic() >= deadline:
             return False
         time.sleep(0.002)
     return True
 
 
-def _any_runs(group: int) -> bool:
-    """Whether one of them is more than ended: an orphan stays a zombie until the system's first process reaps it."""
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it has gone meanwhile
-            state, _, found = entry.read_text("utf-8", "replace").rpartition(")")[2].split()[:3]
-            if int(found) == group and state not in ("Z", "X"):
-                return True
-    return False
+def group_runs(group: int) -> bool:
+    """Whether a process of this group runs. An orphan that has ended stays until the first process reaps it."""
+    return any(found == group and state not in _ENDED for state, found in map(_state, _pids()))
+
+
+def runs(pid: int) -> bool:
+    """Whether this process runs, and has not only not been reaped yet."""
+    return _state(pid)[0] not in _ENDED
+
+
+_ENDED = ("", "Z", "X")
+
+
+def _pids() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").glob("[0-9]*")]
+
+
+def _state(pid: int) -> tuple[str, int]:
+    """Its state, one letter, and its group; an empty state for one that is gone."""
+    try:
+        state, _, group = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[:3]
+    except OSError:
+        return "", 0
+    return state, int(group)
 
 
 def _listening_address(line: bytes) -> tuple[str, int] | None:

@@ -54,12 +54,14 @@ class Backend:
             left.unlink(missing_ok=True)
         bind = () if "--bind" in options else ("--bind", "127.0.0.1:0")
         files = ("--report", str(report), "--transcript", str(transcript))
+        unseen = () if "--admin" in options else ("--admin", "off")  # another process, which few want to look at
         return ServerProcess(
             python_module(
                 self.module,
                 *self.options,
                 *bind,
                 *("--log-format", "json"),
+                *unseen,
                 *(files if observed else ()),
                 *options,
             ),
