@@ -115,6 +115,8 @@ def start(
                 become()
             names = frozenset() if token is not None or host.startswith("/") else LOOPBACK | {host.lower()}
             _serve(listener, gathering, folder, woken, names, token, parent)
+        except BaseException:
+            logger.exception("the admin listener has failed; the service goes on without it")
         finally:
             os._exit(0)
     for descriptor in (woken, held):

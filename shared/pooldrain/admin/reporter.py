@@ -12,6 +12,7 @@ import os
 import secrets
 import socket
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ logger = logging.getLogger("pooldrain")
 # How the files of the private folder end: the socket to ask at, and the last words.
 SOCKET, FINAL = ".sock", ".final"
 
+# Seconds until it tries again to hear a question.
+EXHAUSTED_PAUSE = 0.1
+
 # What is written to the listener's pipe: look anew, or come to an end.
 LOOK, END = b"l", b"e"
 
@@ -39,6 +43,7 @@ class Reporter:
         self._stem = folder / f"{os.getpid()}-{secrets.token_hex(4)}"
         self._failed = False
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        os.register_at_fork(after_in_child=listener.close)  # or it would be asked for this process, after its end
         hidden = self._stem.with_suffix(".new")
         listener.bind(str(hidden))
         listener.listen(16)
@@ -48,10 +53,13 @@ class Reporter:
 
     def _answer(self, listener: socket.socket) -> None:
         while True:
-            with suppress(OSError):
+            try:
                 asking, _ = listener.accept()
-                with asking:
-                    asking.sendall(self._told())
+            except OSError:  # no descriptor is left: it would fail again at once
+                time.sleep(EXHAUSTED_PAUSE)
+                continue
+            with asking, suppress(OSError):
+                asking.sendall(self._told())
 
     def _told(self) -> bytes:
         try:
