@@ -107,6 +107,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """An error of the standard library's: nothing of the request is repeated."""
+        self.request_version = self.protocol_version  # or it would take what it could not read for HTTP/0.9
         self._text(HTTPStatus(code), f"{HTTPStatus(code).phrase}\n")
 
     def do_HEAD(self) -> None:
