@@ -116,9 +116,10 @@ ROOMS: dict[str, set[str]] = {
     "fuzz": _STAND_ON,
     "chaos": {"harness", "checker"},
     "fleet": {"harness"},
+    "inside": {"bench", "harness"},
     "bench": {"harness", "baselines"},
     "reports": {"bench"},
-    "cli": {"demo", "parity", "fuzz", "chaos", "fleet", "bench", "reports", "harness"},
+    "cli": {"demo", "parity", "fuzz", "chaos", "fleet", "inside", "bench", "reports", "harness"},
     "__main__": {"cli"},
 }
 IMPORTS_NOTHING_OF_OURS = {"checker", "normal_form", "baselines"}

@@ -1,4 +1,4 @@
-"""`pooldrain-compare`: the commands demo, parity, fuzz, chaos, fleet, bench and report."""
+"""`pooldrain-compare`: the commands demo, parity, fuzz, chaos, fleet, inside, bench and report."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from pooldrain_compare.fuzz import command as fuzz
 from pooldrain_compare.harness.arguments import at_least, seconds
 from pooldrain_compare.harness.processes import ServerProcessError
 from pooldrain_compare.harness.servers import SERVERS
+from pooldrain_compare.inside import command as inside
 
 PROGRAM = "pooldrain-compare"
 
@@ -124,6 +125,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "fuzz": fuzz.run,
     "chaos": chaos.run,
     "fleet": fleet.run,
+    "inside": inside.run,
     "bench": _bench,
     "report": _report,
 }
@@ -219,6 +221,16 @@ def _parser() -> argparse.ArgumentParser:
             description="Three instances of each server behind each proxy, with the recipes of deploy/, under load; "
             "every instance restarted in turn. Exit status 0 only when no client noticed a restart of ours, and "
             "nothing was executed twice.",
+        )
+    )
+    inside.add_arguments(
+        commands.add_parser(
+            "inside",
+            parents=[shared],
+            allow_abbrev=False,
+            help="what it costs to look inside: without the admin listener, with it, and scraped each second",
+            description="Put slices of load on each server, in turn without the admin listener, with it, and with it "
+            "scraped each second, and print the ratios. Takes 4 minutes; nothing else should run meanwhile.",
         )
     )
 

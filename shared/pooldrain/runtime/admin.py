@@ -20,10 +20,9 @@ from pooldrain.snapshot import LastShutdown, last_shutdown
 _MODE = 0o600
 
 
-def start_admin(settings: Settings) -> Admin | None:
+def start_admin(settings: Settings) -> Admin:
     """Bind its address, and fork its process, which the exit of this one ends. Raises StartupError."""
-    if settings.admin is None:
-        return None
+    assert settings.admin is not None, "one is wanted"
     host, port = settings.admin
     listener = bind_socket(host, port, _MODE, "--admin")
     address = f"unix:{host}" if is_path(host) else f"http://{bind_text(*server_address(listener))}/"

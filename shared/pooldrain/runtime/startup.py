@@ -6,14 +6,12 @@ import logging
 import os
 import socket
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pooldrain.admin.process import Admin
 from pooldrain.current import current_runner
 from pooldrain.errors import ConfigurationError
 from pooldrain.lifecycle import Lifecycle
 from pooldrain.runtime.activation import address_of
-from pooldrain.runtime.admin import start_admin
 from pooldrain.runtime.embedded import EmbeddedDatabase
 from pooldrain.runtime.listener import Listener, bind_all, each_of, joined, keep_from_children, server_address
 from pooldrain.runtime.options.application import takes_runner
@@ -31,6 +29,9 @@ from pooldrain.service_report import service_report
 from pooldrain.shutdown import ShutdownReport
 from pooldrain.sqla.database_url import DatabaseUrl
 from pooldrain.transcript import Listening
+
+if TYPE_CHECKING:
+    from pooldrain.admin.process import Admin
 
 logger = logging.getLogger("pooldrain")
 
@@ -121,7 +122,11 @@ def prepare(
         settings = replace(settings, binds=tuple(map(address_of, passed)))
     if settings.umask is not None:
         os.umask(settings.umask)
-    admin = start_admin(settings)  # before there are threads
+    admin = None
+    if settings.admin is not None:
+        from pooldrain.runtime.admin import start_admin  # an HTTP server, which few starts need
+
+        admin = start_admin(settings)  # before there are threads
     url = settings.database_url
     if url is None and _wants_pool(settings):
         if account(settings.user, settings.group) is not None:
