@@ -154,7 +154,7 @@ def test_a_reader_that_does_not_read_does_not_delay_the_end(services: Launcher, 
         sent = service.send_signal()
         ended = service.ended()
     assert ended.code == 0
-    assert ended.at - sent < 2.0, "it would wait for its readers' timeout otherwise"
+    assert ended.at - sent < 5.0, "it would wait for its readers' timeout otherwise"
 
 
 def test_forty_requests_that_hang_in_the_database_are_named_at_once(
@@ -196,7 +196,7 @@ def test_it_answers_beside_forty_threads_that_compute(services: Launcher, backen
     service = services.start_app(backend, INSIDE, *ON)
     assert service.get("/spin?seconds=6").status == 200
     times, status = timed(service, 5)
-    assert status["workers"][0]["seen"] < 2.0
+    assert status["workers"][0]["seen"] < 4.0, "it has answered meanwhile"
     measured(f"/status beside 40 computing threads on {backend.name}, most of {len(times)}", max(times))
     assert statistics.median(times) < 0.5
     service.process.kill()

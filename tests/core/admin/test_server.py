@@ -43,8 +43,11 @@ def _address() -> Iterator[Address]:
 
 def raw(address: Address, request: bytes) -> bytes:
     with socket.create_connection(address, 10.0) as client, client.makefile("rb") as answer:
-        client.sendall(request)
-        return answer.read()
+        try:
+            client.sendall(request)
+            return answer.read()
+        except ConnectionError:  # turned away before it was read
+            return b""
 
 
 def get(address: Address, target: str) -> Answer:
