@@ -151,8 +151,7 @@ class Handler(BaseHTTPRequestHandler):
         nonce = secrets.token_urlsafe(16)
         policy = (
             f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; "
-            "img-src data:; "
-            "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+            "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
         )
         body = page().replace("{{nonce}}", nonce).encode()
         self._answer(HTTPStatus.OK, "text/html; charset=utf-8", body, content_security_policy=policy)
@@ -162,10 +161,9 @@ class Handler(BaseHTTPRequestHandler):
         self._head(HTTPStatus.OK, "text/event-stream")
         if self.command == "HEAD":
             return
-        news, seen = self.server.collector.news, -1
+        news, seen, over = self.server.collector.news, -1, False
         with news.reader():
             status: ServiceStatus | None = self.server.collector.fresh()
-            over = news.over
             while True:
                 if status is not None:
                     name = b"event: last\n" if over else b""

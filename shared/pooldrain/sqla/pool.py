@@ -220,9 +220,8 @@ class Closable(Pool):
             asked = lifetime.clock()
             proxy = super().connect()
             if not (self._lifetime.closed or (request is not None and was_cancelled(request))):
-                tracker.checked_out(
-                    proxy, caller, self._worker(), asked
-                )  # else nobody gets it, and there is nothing to tell
+                # Else nobody gets it, and there is nothing to tell.
+                tracker.checked_out(proxy, caller, self._worker(), asked)
         # While the connection was being opened or tested; asked last, so that none slips by.
         if self.closed or (request is not None and was_cancelled(request)):
             proxy.close()
