@@ -11,10 +11,12 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
@@ -25,6 +27,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from pooldrain.admin.process import FOLDER
 from pooldrain_compare.harness.log_pipe import LogPipe
 
 START_TIMEOUT = 30.0
@@ -200,6 +203,8 @@ class ServerProcess:
         for thread in self._threads:
             thread.join(KILL_TIMEOUT)
         _group_is_gone(self._popen.pid, KILL_TIMEOUT)
+        for left in Path(tempfile.gettempdir()).glob(f"{FOLDER}{self._popen.pid}-*"):  # nobody was left to remove it
+            shutil.rmtree(left, ignore_errors=True)
 
     # -- threads ---------------------------------------------------------------------------------------
 

@@ -33,6 +33,9 @@ logger = logging.getLogger("pooldrain")
 # Seconds for which the parent waits for its end, before it kills it.
 END_LIMIT = 0.5
 
+# What the private folders are called: then comes the parent's process number. Left when all are killed at once.
+FOLDER = "pooldrain-admin-"
+
 # Names of this machine for itself.
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -97,7 +100,7 @@ def start(
 
     `owner`: user and group that serve, if they are others; `become` makes the child that user.
     """
-    folder = Path(tempfile.mkdtemp(prefix="pooldrain-"))
+    folder = Path(tempfile.mkdtemp(prefix=f"{FOLDER}{os.getpid()}-"))
     if owner is not None:
         os.chown(folder, *owner)
     woken, pipe = os.pipe()
@@ -141,8 +144,7 @@ def _serve(
     while not collector.over and (os.getppid() == parent or gathering.living):
         collector.turn()
     collector.finish()
-    if os.getppid() != parent:
-        shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)  # the parent, which does so as well, may be gone
 
 
 def _close_others(*kept: int) -> None:
