@@ -148,8 +148,7 @@ class Lifecycle(Generic[PoolT, Hook]):
         self.pools: list[PoolT] = []
         self._main = pools[0] if pools else None
         self._pools_closed = False
-        self._past: list[PoolCounts] = []  # of engines that are gone
-        self._past_counters: list[EngineCounters] = []
+        self._past: list[EngineCounters] = []  # of engines that are gone
         self._hooks: list[Hook] = []
         self._at_shutdown: list[Callable[[], object]] = []
         self.at_exit: Callable[[], list[Callable[[], object]]] = list  # the last functions of the shutdown
@@ -349,11 +348,9 @@ class Lifecycle(Generic[PoolT, Hook]):
             gone = [pool for pool in self.pools if pool.adopted and pool.gone]
             for pool in gone:
                 self.pools.remove(pool)
-                self._past.append(_counts(pool))
-                self._past_counters.append(pool.counters())
+                self._past.append(pool.counters())
             if len(self._past) > PAST_POOLS:
-                self._past[:] = [_summed(self._past)]
-                self._past_counters = added_engines({**each, "name": GONE} for each in self._past_counters)
+                self._past = added_engines({**each, "name": GONE} for each in self._past)
 
     # --- requests ----------------------------------------------------------------------------------------
 
@@ -581,7 +578,7 @@ class Lifecycle(Generic[PoolT, Hook]):
     def pool_counts(self) -> tuple[PoolCounts, ...]:
         """What became of each pool so far, those of engines that are gone included."""
         with self._lock:
-            return (*map(_counts, self.pools), *self._past)
+            return tuple(map(_counts, [*(pool.counters() for pool in self.pools), *self._past]))
 
     def disposed(self, done: Done, started: float, closed_before: int) -> Done:
         """Tell how the pool was closed."""
@@ -600,8 +597,7 @@ class Lifecycle(Generic[PoolT, Hook]):
             now, gate = self.clock(), self.gate
             entered = [*self._entered, (self.phase, now)]
             in_flight = list(gate.in_flight)[:LISTED]
-            pools, past = list(self.pools), list(self._past_counters)
-            counts = self.pool_counts()
+            pools, past = list(self.pools), list(self._past)
             status: ProcessStatus = {
                 "pid": 0,  # which process this is, the core does not know
                 "seen": 0.0,
@@ -640,9 +636,9 @@ class Lifecycle(Generic[PoolT, Hook]):
                 },
             }
         status["engines"] = [pool.seen() for pool in pools]
-        status["counters"]["engines"] = added_engines([*past, *(pool.counters() for pool in pools)])
+        engines = status["counters"]["engines"] = added_engines([*past, *(pool.counters() for pool in pools)])
         if self.phase is Phase.CLOSED:
-            status["counters"]["abandoned"] = sum(each.opened - each.closed for each in counts)
+            status["counters"]["abandoned"] = sum(engine["opened"] - engine["closed"] for engine in engines)
         return status
 
     def tally(self) -> Tally:
@@ -701,15 +697,8 @@ class Lifecycle(Generic[PoolT, Hook]):
         return request.request_id, request.route, request.status, round(self.clock() - request.started, 6)
 
 
-def _counts(pool: TrackedPool) -> PoolCounts:
-    leaks = {rule.value: number for rule, number in pool.ledger.counts.items()}
-    return PoolCounts(pool.name, pool.tracker.opened, pool.tracker.closed, leaks)
-
-
-def _summed(counts: Sequence[PoolCounts]) -> PoolCounts:
-    leaks = {rule.value: sum(each.leaks[rule.value] for each in counts) for rule in LeakRule}
-    opened, closed = sum(each.opened for each in counts), sum(each.closed for each in counts)
-    return PoolCounts(GONE, opened, closed, leaks)
+def _counts(engine: EngineCounters) -> PoolCounts:
+    return PoolCounts(engine["name"], engine["opened"], engine["closed"], engine["leaks"])
 
 
 def _name_of(function: Callable[[], object]) -> str:

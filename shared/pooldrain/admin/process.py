@@ -36,9 +36,6 @@ END_LIMIT = 0.5
 # What the private folders are called: then comes the parent's process number. Left when all are killed at once.
 FOLDER = "pooldrain-admin-"
 
-# Names of this machine for itself.
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-
 # A terminal and a service manager signal every process of a service; this one ends with the last of them.
 _OTHERS_SIGNALS = ("SIGINT", "SIGTERM", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGCHLD")
 
@@ -90,15 +87,16 @@ def start(
     listener: socket.socket,
     gathering: Gathering,
     *,
-    host: str,
+    names: frozenset[str],
     address: str,
     token: str | None,
     owner: tuple[int, int] | None = None,
     become: Callable[[], None] | None = None,
 ) -> Admin:
-    """Fork the process that serves on this bound socket, which from then on is its own. `host`: its address.
+    """Fork the process that serves on this bound socket, which from then on is its own.
 
-    `owner`: user and group that serve, if they are others; `become` makes the child that user.
+    `names`: the hosts that a client may ask for, empty: any. `owner`: user and group that serve, if they are others;
+    `become` makes the child that user.
     """
     folder = Path(tempfile.mkdtemp(prefix=f"{FOLDER}{os.getpid()}-"))
     if owner is not None:
@@ -116,7 +114,6 @@ def start(
         try:
             if become is not None:
                 become()
-            names = frozenset() if token is not None or host.startswith("/") else LOOPBACK | {host.lower()}
             _serve(listener, gathering, folder, woken, names, token, parent)
         except BaseException:
             logger.exception("the admin listener has failed; the service goes on without it")

@@ -12,6 +12,7 @@ import pooldrain
 from pooldrain.admin.gathering import Gathering
 from pooldrain.admin.process import Admin, start
 from pooldrain.runtime.listener import bind_socket, bind_text, is_path, server_address, unlink_path
+from pooldrain.runtime.options.readers import OWN_HOSTS
 from pooldrain.runtime.options.settings import Settings
 from pooldrain.runtime.process.privileges import account, become
 from pooldrain.snapshot import LastShutdown, last_shutdown
@@ -30,7 +31,7 @@ def start_admin(settings: Settings) -> Admin:
     admin = start(
         listener,
         Gathering(settings.service, pooldrain.__version__, _last_shutdown(settings.report)),
-        host=host,
+        names=frozenset() if settings.admin_token is not None or is_path(host) else OWN_HOSTS | {host.lower()},
         address=address,
         token=None if settings.admin_token is None else settings.admin_token.value,
         owner=None if whom is None else (whom.user, whom.group),
