@@ -66,9 +66,12 @@ class Collector:
         self._ask_at = self._tell_at = 0.0
 
     def fresh(self) -> ServiceStatus:
-        """The service as it is now, or as it was last seen where nobody answers in time. From any thread."""
+        """The service as it is now, or as it was last seen where nobody answers in time. From any thread.
+
+        What has been answered in time has been told as news, too.
+        """
         asked = time.monotonic()
-        with suppress(BlockingIOError):
+        with suppress(OSError):  # it is being woken, or has come to its end
             self._waker.send(b"f")
         with self._changed:
             self._changed.wait_for(lambda: self._all_since(asked), ANSWER_LIMIT)
@@ -82,10 +85,16 @@ class Collector:
     def turn(self) -> None:
         """Wait for what comes next, and note it."""
         ready = self._selector.select(max(0.0, self._ask_at - time.monotonic()))
-        asks = time.monotonic() >= self._ask_at
+        with self._changed:  # who waits for an answer finds it told
+            self._note(ready)
+            self._changed.notify_all()
+
+    def _note(self, ready: list[tuple[selectors.SelectorKey, int]]) -> None:
+        asks, reads = time.monotonic() >= self._ask_at, False
         for key, _ in ready:
             if key.data is not None:
                 self._read(key.data)
+                reads = True
                 continue
             asks = True
             if key.fileobj == self._pipe:
@@ -97,9 +106,11 @@ class Collector:
             else:
                 with suppress(BlockingIOError):
                     self._woken.recv(_CHUNK)
+        if reads and not self._questions:  # before anybody is asked anew
+            self._tell()
         if asks:
             self._ask()
-        if not self._questions or time.monotonic() >= self._tell_at:
+        if (asks and not self._questions) or time.monotonic() >= self._tell_at:
             self._tell()
 
     def finish(self) -> None:
@@ -117,6 +128,10 @@ class Collector:
             self.over = True
             self._changed.notify_all()
         self._tell(last=True)
+        for name in list(self._questions):
+            self._close(name)
+        for mine in (self._selector, self._woken, self._waker):
+            mine.close()
 
     def _tell(self, *, last: bool = False) -> None:
         self._tell_at = time.monotonic() + PAUSE
@@ -139,7 +154,6 @@ class Collector:
                         continue
                     self._selector.register(question.connection, selectors.EVENT_READ, name)
             self._ask_at = time.monotonic() + PAUSE
-            self._changed.notify_all()
 
     def _read(self, name: str) -> None:
         if (question := self._questions.get(name)) is None:
@@ -156,7 +170,6 @@ class Collector:
             with suppress(ValueError):  # it has ended in the middle: found out by the next question
                 self._gathering.answered(name, json.loads(question.answer), time.monotonic())
             self._answered_at[name] = time.monotonic()
-            self._changed.notify_all()
 
     def _close(self, name: str) -> None:
         if (question := self._questions.pop(name, None)) is not None:

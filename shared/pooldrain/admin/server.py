@@ -163,14 +163,12 @@ class Handler(BaseHTTPRequestHandler):
             return
         news, seen, over = self.server.collector.news, -1, False
         with news.reader():
-            status: ServiceStatus | None = self.server.collector.fresh()
-            while True:
+            self.server.collector.fresh()  # it is the newest news then; shown by itself, older news would come after it
+            while not over:
+                seen, status, over = news.next(seen, HEARTBEAT)
                 if status is not None:
                     name = b"event: last\n" if over else b""
                     self.wfile.write(name + b"data: " + _json(status) + b"\n\n")
-                if over:
-                    return
-                seen, status, over = news.next(seen, HEARTBEAT)
 
     def _allowed(self) -> bool:
         if self.server.token is None:

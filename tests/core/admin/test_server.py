@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import pytest
@@ -29,16 +31,36 @@ class Known:
         return Gathering("pooldrain-sync", "1.0").document(0.0)
 
 
-@pytest.fixture(name="address")
-def _address() -> Iterator[Address]:
+class Ahead(Known):
+    """One that learns more when it is asked than it has told yet, and tells it as the last."""
+
+    def fresh(self) -> ServiceStatus:
+        status = super().fresh()
+        status["totals"]["finished"] = 9
+        threading.Timer(0.05, self.news.tell, (status,), {"last": True}).start()
+        return status
+
+    def __init__(self) -> None:
+        self.news = News()
+        self.news.tell(super().fresh())
+
+
+@contextmanager
+def serving(known: Known) -> Generator[Address]:
     listener = socket.create_server(("127.0.0.1", 0))
-    server = AdminServer(listener, cast("Collector", Known()), frozenset({"localhost", "127.0.0.1", "::1"}), None)
-    serving = threading.Thread(target=server.serve_forever, args=(0.01,))
-    serving.start()
+    server = AdminServer(listener, cast("Collector", known), frozenset({"localhost", "127.0.0.1", "::1"}), None)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
     yield listener.getsockname()
     server.shutdown()
-    serving.join()
+    thread.join()
     server.server_close()
+
+
+@pytest.fixture(name="address")
+def _address() -> Iterator[Address]:
+    with serving(Known()) as address:
+        yield address
 
 
 def raw(address: Address, request: bytes) -> bytes:
@@ -106,3 +128,12 @@ def test_one_client_too_many_is_turned_away_and_the_next_is_served(address: Addr
             break
         threading.Event().wait(0.05)
     assert answers.startswith(b"HTTP/1.0 200")
+
+
+def test_a_reader_is_shown_nothing_older_than_what_it_has_seen() -> None:
+    with serving(Ahead()) as address:
+        answer = raw(address, b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    shown = [json.loads(line[6:]) for line in answer.splitlines() if line.startswith(b"data: ")]
+    finished = [status["totals"]["finished"] for status in shown]
+    assert finished == sorted(finished)
+    assert finished[-1] == 9
