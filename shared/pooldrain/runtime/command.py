@@ -32,8 +32,10 @@ def run_backend(backend: Backend) -> NoReturn:
 
 
 def _run(backend: Backend, watch: SignalWatch) -> int:
-    from pooldrain.runtime.options.settings import load_settings
+    from pooldrain.runtime.process.memory import limit_arenas, loading
 
+    with loading():
+        from pooldrain.runtime.options.settings import load_settings
     arguments = sys.argv[1:]
     settings = load_settings(backend, arguments, os.environ)
     if settings.print_config:
@@ -45,15 +47,14 @@ def _run(backend: Backend, watch: SignalWatch) -> int:
         from pooldrain.runtime.reload import serve_and_reload
 
         return serve_and_reload(backend, arguments, settings, watch)
-    from pooldrain.runtime.activation import passed_sockets
-    from pooldrain.runtime.process.init import is_wanted, split
-    from pooldrain.runtime.process.memory import limit_arenas
-    from pooldrain.runtime.process.service_manager import service_manager
-    from pooldrain.runtime.process.signals import SignalWatch
-    from pooldrain.runtime.process.versions import require_version
-    from pooldrain.runtime.startup import prepare
-    from pooldrain.servers import SERVERS
-
+    with loading():
+        from pooldrain.runtime.activation import passed_sockets
+        from pooldrain.runtime.process.init import is_wanted, split
+        from pooldrain.runtime.process.service_manager import service_manager
+        from pooldrain.runtime.process.signals import SignalWatch
+        from pooldrain.runtime.process.versions import require_version
+        from pooldrain.runtime.startup import prepare
+        from pooldrain.servers import SERVERS
     spec = SERVERS[settings.server]
     for package in {spec.name, *(["gunicorn"] if settings.needs_master else [])}:
         require_version(package)
@@ -65,7 +66,8 @@ def _run(backend: Backend, watch: SignalWatch) -> int:
         watch = SignalWatch()
         watch.install()
     ground = prepare(settings, watch, manager, passed)
-    module = import_module(spec.several if spec.several and ground.settings.needs_master else spec.module)
+    with loading():
+        module = import_module(spec.several if spec.several and ground.settings.needs_master else spec.module)
     code: int = module.serve(ground)
     return code
 

@@ -49,3 +49,35 @@ def test_many_threads_share_few_arenas(tmp_path: os.PathLike[str]) -> None:
 @of_glibc
 def test_what_the_user_has_set_for_the_allocator_stays(tmp_path: os.PathLike[str]) -> None:
     assert arenas(tmp_path, MALLOC_ARENA_MAX="5") == 5
+
+
+def told_by(program: str) -> str:
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+
+
+def test_what_is_loaded_is_looked_at_neither_while_it_is_loaded_nor_later() -> None:
+    program = """
+import gc
+from pooldrain.runtime.process.memory import loading
+gc.collect()
+usual, looks = gc.get_threshold(), sum(each["collections"] for each in gc.get_stats())
+with loading():
+    kept = [[] for _ in range(100_000)]
+    looks_then = sum(each["collections"] for each in gc.get_stats())
+print(looks_then - looks, len(gc.get_objects()) < 1_000, gc.get_threshold() == usual, gc.isenabled())
+"""
+    assert told_by(program) == "0 True True True\n"
+
+
+def test_what_fails_to_load_leaves_the_collector_as_it_was() -> None:
+    program = """
+import gc
+from pooldrain.runtime.process.memory import loading
+gc.set_threshold(123, 4, 5)
+try:
+    with loading():
+        raise ImportError
+except ImportError:
+    print(gc.get_threshold())
+"""
+    assert told_by(program) == "(123, 4, 5)\n"
