@@ -90,6 +90,7 @@ def test_it_names_who_holds_which_connection(services: Launcher, backend: Backen
     service = services.start(backend, *ON)
     held = in_flight(service)
     assert service.get("/db-test-leak", headers=[("X-Request-ID", "leak-1")]).status == 200
+    eventually(lambda: _finished(service) == 1, "it is over, not only answered")
     status = status_of(service)
     assert len(status["workers"]) == backend.workers
     assert {worker["pid"] for worker in status["workers"]} == set(service.pids)
@@ -204,7 +205,7 @@ def test_it_answers_beside_forty_threads_that_compute(services: Launcher, backen
 
 def test_it_answers_beside_a_loop_that_is_blocked(services: Launcher) -> None:
     service = services.start_app(UVICORN, INSIDE, *ON)
-    blocked = service.connect().ask("GET", "/block?seconds=2")
+    blocked = service.connect().ask("GET", "/block?seconds=4")
     eventually(lambda: status_of(service)["workers"][0]["in_flight"] == 1, "the loop is blocked")
     times, status = timed(service)
     assert statistics.median(times) < 0.5

@@ -11,9 +11,10 @@ import time
 
 import pytest
 
+from pooldrain_compare.harness.processes import look_inside
 from pooldrain_compare.harness.servers import UVICORN, WAITRESS, Backend
 from tests.harness.service import Launcher
-from tests.harness.waiting import BOUND
+from tests.harness.waiting import BOUND, eventually
 
 TOKEN = "a-token-that-nobody-guesses"
 COMMAND = (sys.executable, "-c", "from pooldrain.runtime.tool import main; main()", "top")
@@ -34,6 +35,7 @@ def top(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 def test_it_names_a_leak_and_who_is_in_flight(services: Launcher, backend: Backend) -> None:
     service = services.start(backend, "--admin", "127.0.0.1:0")
     assert service.get("/db-test-leak").status == 200
+    eventually(lambda: look_inside(service.process.admin)["totals"]["finished"] == 1, "it is over, not only answered")
     shown = top(service.process.admin, "--once")
     assert (shown.returncode, shown.stderr) == (0, "")
     assert f"{backend.service}  ready  1 workers  0 in flight  1 finished" in shown.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from tests.servers.slow_app import BIG
 THREADS = 4
 CLIENTS = 100
 ROUNDS = 500  # answers to others, whose slowest hundredth is compared
+ATTEMPTS = 5  # at most, to measure that without a hiccup
 SLEEPERS = 40
 SLEEP = 0.1  # seconds
 SLEPT = 1200  # answers
@@ -87,10 +89,14 @@ def test_a_client_that_is_slow_holds_no_thread(
     before = slowest_hundredth(service)
     for _ in range(CLIENTS):
         slow_client(SLOW[kind])
-    after = slowest_hundredth(service)
+    bound = 2 * before + 0.01  # all that 0.01 s forgives is a machine's own hiccup
+    after = math.inf
+    for _ in range(ATTEMPTS):  # a longer one of the machine's is over by then, and a thread that is held is held still
+        if (after := slowest_hundredth(service)) < bound:
+            break
     measured(f"p99 of others, 100 clients with a slow {kind}, before", before)
     measured(f"p99 of others, 100 clients with a slow {kind}, after", after)
-    assert after < 2 * before + 0.01, "all that 0.01 s forgives is a machine's own hiccup"
+    assert after < bound
 
 
 @pytest.mark.parametrize("target", ["/big", "/file", "/parts"])
