@@ -1,6 +1,17 @@
-"""Pieces of programs that tests run in a process of their own."""
+"""Programs that tests run in a process of their own, and pieces of them."""
 
 from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+
+def printed_by(program: str, *arguments: str, **environment: str) -> str:
+    """What a program prints that ends well."""
+    command = [sys.executable, "-c", program, *arguments]
+    return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=True).stdout
+
 
 # Signals the process by a thread of it, once its main thread sleeps: which does not interrupt what that waits in.
 SIGNAL_ONCE_IT_WAITS = """

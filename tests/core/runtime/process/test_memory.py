@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
-import sys
 
 import pytest
 
 from pooldrain.runtime.process.memory import ARENAS
+from tests.harness.programs import printed_by
 
 # Many threads that allocate, none of which has ended when the allocator is asked how many arenas it has made.
 PROGRAM = """
@@ -36,9 +35,7 @@ of_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another
 
 
 def arenas(tmp_path: os.PathLike[str], **environment: str) -> int:
-    command = [sys.executable, "-c", PROGRAM, os.path.join(tmp_path, "arenas")]  # noqa: PTH118 - a path for C
-    found = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=True)
-    return int(found.stdout)
+    return int(printed_by(PROGRAM, os.path.join(tmp_path, "arenas"), **environment))  # noqa: PTH118 - a path for C
 
 
 @of_glibc
@@ -49,10 +46,6 @@ def test_many_threads_share_few_arenas(tmp_path: os.PathLike[str]) -> None:
 @of_glibc
 def test_what_the_user_has_set_for_the_allocator_stays(tmp_path: os.PathLike[str]) -> None:
     assert arenas(tmp_path, MALLOC_ARENA_MAX="5") == 5
-
-
-def told_by(program: str) -> str:
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
 
 
 def test_what_is_loaded_is_looked_at_neither_while_it_is_loaded_nor_later() -> None:
@@ -66,7 +59,7 @@ with loading():
     looks_then = sum(each["collections"] for each in gc.get_stats())
 print(looks_then - looks, len(gc.get_objects()) < 1_000, gc.get_threshold() == usual, gc.isenabled())
 """
-    assert told_by(program) == "0 True True True\n"
+    assert printed_by(program) == "0 True True True\n"
 
 
 def test_what_fails_to_load_leaves_the_collector_as_it_was() -> None:
@@ -80,4 +73,4 @@ try:
 except ImportError:
     print(gc.get_threshold())
 """
-    assert told_by(program) == "(123, 4, 5)\n"
+    assert printed_by(program) == "(123, 4, 5)\n"

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import pwd
-import subprocess
-import sys
 
 import pytest
 
 from pooldrain.errors import ConfigurationError
 from pooldrain.runtime.process.privileges import account
+from tests.harness.programs import printed_by
 
 NOBODY = pwd.getpwnam("nobody")
 
@@ -31,8 +30,7 @@ else:
 
 
 def become(*, readable: bool) -> str:
-    program = BECOME.format(readable=readable)
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    return printed_by(BECOME.format(readable=readable))
 
 
 def test_nobody_is_asked_to_become_nobody_else() -> None:
