@@ -99,26 +99,33 @@ class Pooler:
 
     @contextmanager
     def _bounded(self, dialect: Any, connection: Any) -> Generator[None]:
-        """End the connection's socket if this takes too long: there is no other way that both colours have."""
-        hangs = threading.Event()
+        """End the connection's socket if this takes too long: there is no other way that both colours have.
+
+        An answer that comes as the time is up is none: what is given to a request never has its socket ended.
+        """
+        once = threading.Lock()  # who has it first says how it ended: the answer, or the time
 
         def end() -> None:
-            hangs.set()
-            shut_down_socket(_driver(connection))
+            if once.acquire(blocking=False):
+                shut_down_socket(_driver(connection))
 
         timer = threading.Timer(self._patience, end)
         timer.daemon = True
         timer.start()
+        hangs = dialect.loaded_dbapi.OperationalError(
+            f"the connection pooler took the connection and gave it no server connection within {self._patience:g} "
+            "s: all that its pool may have (default_pool_size) are in use; it has to have as many as all pools "
+            "before it together"
+        )
         try:
             yield
         except Exception as error:
-            if not hangs.is_set():
+            if once.acquire(blocking=False):
                 raise
-            raise dialect.loaded_dbapi.OperationalError(
-                f"the connection pooler took the connection and gave it no server connection within {self._patience:g} "
-                "s: all that its pool may have (default_pool_size) are in use; it has to have as many as all pools "
-                "before it together"
-            ) from error
+            raise hangs from error
+        else:
+            if not once.acquire(blocking=False):
+                raise hangs
         finally:
             timer.cancel()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from types import SimpleNamespace
 from typing import Any
 
@@ -91,3 +92,32 @@ def test_or_by_its_state() -> None:
     assert not refuses_more(error)
     error.sqlstate = "53300"  # type: ignore[attr-defined]  # as asyncpg's errors have it
     assert refuses_more(error)
+
+
+def test_an_answer_that_comes_as_the_time_is_up_is_none() -> None:
+    ours, theirs = socket.socketpair()
+
+    class Late(Connection):
+        """Its first statement is over in the moment in which its socket is ended."""
+
+        closed = False
+
+        def fileno(self) -> int:
+            return ours.fileno()
+
+        def rollback(self) -> None:
+            assert ours.recv(1) == b"", "it is ended from outside"
+
+        def close(self) -> None:
+            self.closed = True
+
+    connection = Late(told=1, own=2)
+
+    def connect(**options: object) -> Late:
+        return connection
+
+    driver = SimpleNamespace(OperationalError=RuntimeError)
+    dialect = SimpleNamespace(loaded_dbapi=driver, connect=connect)
+    with ours, theirs, pytest.raises(RuntimeError, match="gave it no server connection"):
+        Pooler("on", "shop", 0.01).connect(dialect, (), {}, None)
+    assert connection.closed, "nobody is given it"
