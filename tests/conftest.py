@@ -13,7 +13,7 @@ import pytest
 
 from pooldrain.runtime.embedded import EmbeddedDatabase
 from pooldrain_compare.harness.servers import SERVERS, Backend
-from tests.harness.in_flight import InFlight
+from tests.harness.in_flight import InFlight, Taken
 from tests.harness.postgres import Postgres
 from tests.harness.service import Launcher, Service
 
@@ -103,6 +103,14 @@ def in_flight(postgres: Postgres) -> Iterator[PutInFlight]:
             return held
 
         yield put
+
+
+@pytest.fixture
+def taken(database_url: str) -> Iterator[Taken]:
+    """Orders that wait until they are released, for who sends them in a way of their own."""
+    made = Taken(database_url)
+    yield made
+    made.release()
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pooldrain_compare.harness.servers import Backend
+from tests.conftest import PutInFlight
 from tests.harness.http import Answer
 from tests.harness.postgres import Postgres
 from tests.harness.service import Launcher, Record, Service
@@ -105,23 +106,23 @@ def test_a_connection_that_the_garbage_collector_found_is_told_and_closed(
 
 
 def test_a_connection_held_too_long_is_told_and_told_again_when_it_returns(
-    services: Launcher, postgres: Postgres, backend: Backend
+    services: Launcher, in_flight: PutInFlight, backend: Backend
 ) -> None:
-    service = services.start(backend, "--leak-age", "0.2")
-    slow = service.connect().ask("GET", "/work?ms=600", headers=[("X-Request-ID", "overdue-1")])
-    postgres.await_working(service.pids)
+    service = services.start(backend, "--leak-age", "0.5")
+    held = in_flight(service)
     [told] = service.await_event("leak")
     assert (told["rule"], told["holding"]["holder"], told["holding"]["request_id"]) == (
         "overdue",
-        "GET /work",
-        "overdue-1",
+        "POST /orders",
+        *held.ids,
     )
-    assert 0.2 <= told["holding"]["age"] < 0.6
+    assert told["holding"]["age"] >= 0.5
     assert detail(service)["checkouts"][0]["rule"] == "overdue"
-    assert slow.answer().status == 200
+    held.release()
+    assert [answer.status for answer in held.answers()] == [201]
     [returned] = service.await_event("leak_returned")
-    assert returned["message"].startswith("leak (overdue): returned after 0.")
-    assert "held by GET /work, request overdue-1" in returned["message"]
+    assert returned["message"].startswith("leak (overdue): returned after ")
+    assert f"held by POST /orders, request {held.ids[0]}" in returned["message"]
     assert service.get("/work?ms=10").status == 200
     assert detail(service)["leaks"] == {"collected": 0, "unreturned": 0, "overdue": 1, "pinned": 0, "threshold": 0}
     assert stop(service) == 0

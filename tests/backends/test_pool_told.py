@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pooldrain_compare.harness.servers import Backend
-from tests.harness.postgres import Postgres
+from tests.conftest import PutInFlight
 from tests.harness.service import Launcher, Service
 from tests.servers import faulty_app
 
@@ -45,21 +45,21 @@ def test_who_queries_while_it_streams_is_not_pinned(services: Launcher, backend:
 
 
 def test_an_exhausted_pool_tells_once_a_second_who_holds_it(
-    services: Launcher, postgres: Postgres, backend: Backend
+    services: Launcher, in_flight: PutInFlight, backend: Backend
 ) -> None:
     options = ("--pool-size", "1", "--max-overflow", "0", "--pool-timeout", "0.2", "--pool-recycle", "3600")
     service = services.start(backend, *options)
-    holder = service.connect().ask("GET", "/work?ms=1500", headers=[("X-Request-ID", "holder-1")])
-    postgres.await_working(service.pids)
+    holder = in_flight(service)
     waiting = [service.connect().ask("GET", "/db-test") for _ in range(4)]
     assert [client.answer().status for client in waiting] == [503] * 4
     [told] = service.events("pool_exhausted")
     assert (told["pool_size"], told["overflow"], told["checkedout"]) == (1, 0, 1)
     [held] = told["held"]
-    assert held.startswith("1 by GET /work, for ")
+    assert held.startswith("1 by POST /orders, for ")
     assert "app.py" in held
     assert service.complaints == [told["message"]]
-    assert holder.answer().status == 200
+    holder.release()
+    assert [answer.status for answer in holder.answers()] == [201]
     assert stop(service) == 0
 
 

@@ -37,8 +37,7 @@ def test_work_in_flight_is_finished_and_work_without_end_is_interrupted(
     service = services.start(backend, "--drain-timeout", "0.8", url=url)
     short = service.connect().ask("GET", "/work?ms=400")
     endless = service.connect().ask("GET", "/work?ms=60000")
-    while service.get("/pool-status").json["requests"]["active"] < 2:
-        pass
+    service.await_admitted(2)
     service.send_signal()
     assert short.answer().status == 200
     assert endless.answer().status == 504

@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import psutil
 import psycopg
@@ -20,16 +21,44 @@ from tests.harness.waiting import eventually
 _SHARED = 12  # requests of which one worker may have none by chance: the kernel gives them to who is awake first
 
 
-class InFlight:
-    """Orders that wait in the database: their ids are taken by a transaction of ours, until we roll it back.
+@dataclass(frozen=True)
+class Order:
+    """One that is to be stored."""
 
-    At least `number` of them, and at least one in each worker.
+    id: str
+    body: bytes
+
+
+class Taken:
+    """Ids that a transaction of ours has stored orders by, until we roll it back: who stores one of them waits."""
+
+    def __init__(self, url: str) -> None:
+        self._blocker = psycopg.connect(url, application_name="pooldrain tests")
+
+    def order(self) -> Order:
+        """Another order whose id is taken."""
+        identity = f"held-{uuid.uuid4().hex[:12]}"
+        self._blocker.execute("INSERT INTO orders (id, item, quantity) VALUES (%s, 'x', 1)", (identity,))
+        return Order(identity, b'{"id": "%s", "item": "x"}' % identity.encode())
+
+    def release(self) -> float:
+        """Let them go on, if they still wait; the instant."""
+        at = time.monotonic()
+        self._blocker.close()
+        return at
+
+
+class InFlight:
+    """Orders that wait in the database, until they are released.
+
+    At least `number` of them, and at least one in each worker; `ids` are theirs, and their requests'.
     """
 
     def __init__(self, postgres: Postgres, service: Service, number: int = 1) -> None:
         self.connections: list[Connection] = []
+        self.ids: list[str] = []
         self._service = service
-        self._blocker = psycopg.connect(service.url, application_name="pooldrain tests")
+        self._taken = Taken(service.url)
         try:
             missing, busy = number, set[int]()
             while missing:
@@ -46,16 +75,14 @@ class InFlight:
 
     def _put(self, number: int) -> None:
         for _ in range(number):
-            order = f"held-{uuid.uuid4().hex[:12]}"
-            self._blocker.execute("INSERT INTO orders (id, item, quantity) VALUES (%s, 'x', 1)", (order,))
-            body = b'{"id": "%s", "item": "x"}' % order.encode()
-            self.connections.append(self._service.connect().ask("POST", "/orders", body))
+            order = self._taken.order()
+            asked = self._service.connect().ask("POST", "/orders", order.body, headers=[("X-Request-ID", order.id)])
+            self.connections.append(asked)
+            self.ids.append(order.id)
 
     def release(self) -> float:
         """Let them go on, if they still wait; the instant."""
-        at = time.monotonic()
-        self._blocker.close()
-        return at
+        return self._taken.release()
 
     def answers(self) -> list[Answer]:
         """Their answers, in order."""

@@ -14,6 +14,7 @@ from pooldrain.errors import ConfigurationError
 from pooldrain.exit_codes import ExitCode
 from pooldrain.runtime.tls import server_context
 from pooldrain_compare.harness.servers import GUNICORN, GUNICORN_2, UVICORN, UVICORN_2, WAITRESS, Backend
+from tests.harness.in_flight import Taken
 from tests.harness.service import Launcher, Service
 from tests.harness.waiting import BOUND
 from tests.servers import echo_app, slow_app
@@ -65,18 +66,19 @@ def status(connection: http.client.HTTPConnection, method: str, target: str, bod
 
 @every_way
 def test_a_service_that_speaks_tls_drains_as_one_that_does_not(
-    services: Launcher, backend: Backend, certificate: Certificate
+    services: Launcher, taken: Taken, backend: Backend, certificate: Certificate
 ) -> None:
     service = services.start(backend, *certificate.options)
     held, kept = certificate.connect(service), certificate.connect(service)
-    held.request("GET", "/work?ms=600")
+    held.request("POST", "/orders", taken.order().body)
     service.await_admitted(1)
     assert [status(kept, "GET", "/") for _ in range(3)] == [200, 200, 200]
 
     service.send_signal()
     service.await_drain()
     assert certificate_status(certificate, service) == 503
-    assert held.getresponse().status == 200
+    taken.release()
+    assert held.getresponse().status == 201
 
     assert service.ended().code == ExitCode.DRAINED
     assert service.report["requests"]["cut"] == 0

@@ -14,6 +14,7 @@ import pytest
 from pooldrain.exit_codes import ExitCode
 from pooldrain.runtime.options.readers import address
 from pooldrain_compare.harness.servers import EVERY_WAY, SERVERS, Backend
+from tests.harness.in_flight import Taken
 from tests.harness.service import Launcher
 from tests.harness.waiting import BOUND
 from tests.servers import echo_app
@@ -57,12 +58,14 @@ def path() -> Iterator[Path]:
 
 
 @every_way
-def test_a_service_on_a_unix_socket_drains_as_on_an_address(services: Launcher, backend: Backend, path: Path) -> None:
+def test_a_service_on_a_unix_socket_drains_as_on_an_address(
+    services: Launcher, taken: Taken, backend: Backend, path: Path
+) -> None:
     service = services.start(backend, "--bind", f"unix:{path}", "--socket-mode", "600")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert f"listening on unix:{path} " in service.events("listening")[0]["message"]
     held = UnixConnection(path)
-    held.request("GET", "/work?ms=600")
+    held.request("POST", "/orders", taken.order().body)
     service.await_admitted(1)
     kept = UnixConnection(path)
     assert status(kept, "/")[0] == 200
@@ -70,7 +73,8 @@ def test_a_service_on_a_unix_socket_drains_as_on_an_address(services: Launcher, 
     service.send_signal()
     service.await_drain()
     assert status(kept, "/")[0] == 503
-    assert last_status(held) == 200
+    taken.release()
+    assert last_status(held) == 201
 
     assert service.ended().code == ExitCode.DRAINED
     assert not path.exists(), "the name is gone with the service"
