@@ -92,16 +92,20 @@ class Postgres:
         name = make_url(url).database
         eventually(lambda: all(s.database != name for s in self.sessions()), f"no session in {name} left")
 
-    def await_blocked(self, pids: Collection[int], number: int) -> set[int]:
-        """Wait until that many of these processes' sessions wait for a lock; the processes that have some."""
+    def blocked(self, pids: Collection[int]) -> list[int]:
+        """Of each of these processes' sessions that waits for a lock: the process."""
         waiting = (
             "SELECT application_name FROM pg_stat_activity "
             "WHERE application_name LIKE 'pooldrain:%' AND wait_event_type = 'Lock'"
         )
+        holders = [int(name.rpartition(":")[2]) for (name,) in self.run(waiting)]
+        return [pid for pid in holders if pid in pids]
+
+    def await_blocked(self, pids: Collection[int], number: int) -> set[int]:
+        """Wait until that many of these processes' sessions wait for a lock; the processes that have some."""
 
         def enough() -> list[int]:
-            holders = [int(name.rpartition(":")[2]) for (name,) in self.run(waiting)]
-            found = [pid for pid in holders if pid in pids]
+            found = self.blocked(pids)
             return found if len(found) >= number else []
 
         return set(eventually(enough, f"{number} requests waiting in the database"))

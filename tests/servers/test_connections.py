@@ -12,7 +12,7 @@ import pytest
 from pooldrain_compare.harness.servers import Backend
 from tests.conftest import PutInFlight
 from tests.harness.http import Connection, request
-from tests.harness.in_flight import InFlight
+from tests.harness.in_flight import InFlight, Taken
 from tests.harness.postgres import Postgres
 from tests.harness.service import Launcher, Service
 from tests.harness.waiting import eventually
@@ -124,14 +124,16 @@ def test_a_request_completed_during_the_drain_is_refused_with_an_answer(drain: D
 
 
 def test_a_pipelined_request_is_answered_or_left_unanswered_but_never_cut_off(
-    services: Launcher, postgres: Postgres, backend: Backend
+    services: Launcher, postgres: Postgres, taken: Taken, backend: Backend
 ) -> None:
     service = services.start(backend)
-    connection = service.connect().ask("GET", "/work?ms=300").ask("GET", "/db-test")
-    postgres.await_working(service.pids)
+    connection = service.connect().ask("POST", "/orders", taken.order().body).ask("GET", "/db-test")
+    postgres.await_blocked(service.pids, 1)
     service.send_signal()
+    service.await_drain()
+    taken.release()
     first = connection.answer()
-    assert first.status == 200
+    assert first.status == 201
     if not first.closes:  # if it does, the second was not taken: its client may ask elsewhere (RFC 9112 9.3.2)
         second = connection.answer()
         assert (second.status, second.closes) in ((200, True), (503, True))
@@ -174,18 +176,19 @@ def test_a_body_that_never_ends_is_cut_at_the_drain_timeout_and_delays_nobody(
     postgres.await_no_sessions(service.pids)
 
 
-def test_a_client_that_leaves_mid_request_leaves_nothing_behind(drain: Drain, postgres: Postgres) -> None:
+def test_a_client_that_leaves_mid_request_leaves_nothing_behind(drain: Drain, postgres: Postgres, taken: Taken) -> None:
     service = drain.service
     polite, rude, uploading = (service.connect() for _ in range(3))
-    polite.ask("GET", "/work?ms=300")
-    rude.ask("GET", "/work?ms=300")
+    polite.ask("POST", "/orders", taken.order().body)
+    rude.ask("POST", "/orders", taken.order().body)
     uploading.send(request("POST", "/orders", ORDER % b"left")[:-10])
-    postgres.await_working(service.pids, 2)
+    postgres.await_blocked(service.pids, 3)  # these two, and the ordinary one
     polite.close()
     drain.start()
     rude.reset()
     uploading.close()
-    eventually(lambda: not postgres.working(service.pids), "the work of those who left is over")
+    taken.release()
+    eventually(lambda: len(postgres.blocked(service.pids)) == 1, "the work of those who left is over")
     drain.finish()
     postgres.await_no_sessions(service.pids)
     assert service.report["outstanding"] == []

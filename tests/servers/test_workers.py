@@ -268,7 +268,7 @@ def test_all_are_told_at_once_and_none_waits_for_a_successor(services: Launcher,
     assert service.ended().code == 0
     assert service.pids == before
     for report in service.reports:
-        assert report["phases"][0]["seconds"] == pytest.approx(0.3, abs=0.25)
+        assert 0.3 <= report["phases"][0]["seconds"] < 1
 
 
 @managed
