@@ -214,7 +214,7 @@ def test_a_request_that_hangs_in_a_worker_that_retires_is_cut_after_the_drain_ti
     report = report_of(service, before[0])
     assert (report["outcome"], report["requests"]["cut"]) == ("cut", 1)
     seconds = {phase["phase"]: phase["seconds"] for phase in report["phases"]}
-    assert seconds["ANNOUNCING"] + seconds["DRAINING"] == pytest.approx(1, abs=0.4)  # once, not twice
+    assert 1 <= seconds["ANNOUNCING"] + seconds["DRAINING"] < 1.9  # once, not twice
 
 
 @managed
