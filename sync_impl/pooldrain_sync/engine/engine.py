@@ -106,7 +106,7 @@ class Engine:
         self._accepts = False
         self._listens = False  # whether the poller will tell of the next client
         self._polled = False  # whether it knows the listener
-        self.exhausted: str | None = None  # why nothing more could be accepted
+        self.crowd: int | None = None  # how many connections there were when there was no room for another
         self.failed: OSError | None = None  # the listener
         listener.setblocking(False)
 
@@ -357,6 +357,8 @@ class Engine:
         self._sending.pop(conn, None)
         self.lingering.pop(conn, None)
         conn.close()
+        if self.crowd is not None:
+            self.wake()  # there may be room
 
     def _linger(self, conn: Connection, *, told: bool = False) -> None:
         """Close our half; the rest when the client has closed, so that unread bytes reset nothing on the wire.
@@ -408,9 +410,8 @@ class Engine:
             self.accept_now(ACCEPT_BATCH)
             self._runner.can_accept()
         except AcceptExhausted as error:
-            self._accepts = False
+            self._accepts, self.crowd = False, len(self._conns)
             self._runner.cannot_accept(str(error))
-            self.exhausted = str(error)
             self.wake()
             return
         except OSError as error:
@@ -517,6 +518,11 @@ class Engine:
     def connected(self) -> int:
         """How many connections there are, lingering ones not counted."""
         return len(self._conns) - len(self.lingering)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether connections have been closed since there was no room for another."""
+        return self.crowd is None or len(self._conns) < self.crowd
 
     def idle(self, now: float) -> int:
         """How many of them have nothing to be answered, and are not about to send for the first time."""

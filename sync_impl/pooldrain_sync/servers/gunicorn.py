@@ -39,8 +39,7 @@ class DrainWorker(ManagedWorker):
         self._service: BuiltService | None = None
         self._engine: Engine | None = None
         self._accepts = True  # False once the end has begun
-        self._accept_again_at = 0.0  # monotonic seconds, if not 0; nothing is accepted until then
-        self._crowd = 0  # or until there are fewer connections than this
+        self._accept_again_at = 0.0  # monotonic seconds, if not 0: nobody is accepted until then, unless there is room
         self._retires = False  # whether it leaves its service to other workers
         self._cancels = False  # whether that is asked for, and not yet done
         self._tidied_at = 0.0
@@ -178,11 +177,10 @@ class DrainWorker(ManagedWorker):
         engine = self.engine
         if engine.failed is not None:
             raise engine.failed
-        if engine.exhausted is not None:
-            engine.exhausted = None
-            self._accept_again_at, self._crowd = now + ACCEPT_PAUSE, engine.connected
-        if self._accept_again_at and (now >= self._accept_again_at or engine.connected < self._crowd):
-            self._accept_again_at = 0.0
+        if engine.crowd is not None and not self._accept_again_at:
+            self._accept_again_at = now + ACCEPT_PAUSE
+        if self._accept_again_at and (now >= self._accept_again_at or engine.has_room):
+            self._accept_again_at, engine.crowd = 0.0, None
         if self._accepts or self._retires:
             engine.accept(self._accepts and not self._accept_again_at and engine.connected < MOST_CONNECTIONS)
         if self._retires:
