@@ -21,7 +21,7 @@ export PYRIGHT_PYTHON_GLOBAL_NODE := 0
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo parity parity-fuzz chaos fleet bench report docs test test-oldest apps lint types browser proxies pytest format lock clean distclean
+.PHONY: help setup demo parity parity-fuzz chaos fleet bench report docs test test-oldest apps checks lint types mypy pyright browser proxies pytest format lock clean distclean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -50,7 +50,11 @@ bench: setup  ## measure everything and write the reports; nothing else should r
 report: setup  ## write compare/reports anew from what was measured
 	@$(BIN)/pooldrain-compare report
 
-test: lint types docs pytest  ## lint, types, documentation and tests: what CI runs
+test: checks pytest  ## lint, types, documentation and tests: what CI runs
+
+# Side by side: hardly any of them uses more than one core.
+checks: setup
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint mypy pyright docs
 
 # With both: the one of today, and the one that its makers develop instead. A broken link is an error to either.
 docs: setup  ## build the documentation's site into build/site
@@ -61,8 +65,12 @@ lint: setup  ## ruff: rules and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: setup  ## mypy and pyright, both strict
+types: mypy pyright  ## mypy and pyright, both strict
+
+mypy: setup
 	$(BIN)/mypy
+
+pyright: setup
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 # The reports' page is looked at in a real browser, which is no Python package.
@@ -95,7 +103,7 @@ proxies:
 
 # After the others, also with make -j: its closing line is the last one. Each file's tests stay together, for what
 # they share; more files at a time than there are cores on a small machine, since much of the time is spent waiting.
-pytest: setup browser proxies | lint types docs
+pytest: setup browser proxies | checks
 	$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 # Most of what differs from one version to another is in the pool and in the servers' adapters: a part of the tests.
