@@ -40,7 +40,8 @@ class LogPipe:
     def lines(self) -> list[str]:
         """Everything that was written before this call: what is still in the pipe is taken out first."""
         self._take()
-        return Path(self._file.name).read_text("utf-8", "replace").splitlines()
+        with self._lock:  # of what is just being written to the file, half could be read
+            return Path(self._file.name).read_text("utf-8", "replace").splitlines()
 
     def _take(self) -> None:
         with self._lock:

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pooldrain_compare.harness.log_pipe import LogPipe
+from tests.harness.waiting import BOUND
 
 
 @dataclass
@@ -47,6 +49,46 @@ def test_a_line_is_there_once_it_is_whole(process: Process) -> None:
     assert process.log.lines() == ["one"]
     process.output.write(b"2}\n")
     assert process.log.lines() == ["one", '{"half": 2}']
+
+
+def test_of_a_line_that_is_just_being_written_down_not_half_is_seen(tmp_path: Path) -> None:
+    half_written = threading.Event()
+
+    class Slow(FileIO):
+        """Its writes are seen in two halves, of which the first comes while its reader is about to look."""
+
+        @property
+        def name(self) -> str:
+            os.write(writer, b"two\n")
+            half_written.wait(0.2)  # in vain, if the reader keeps others from writing
+            return str(tmp_path / "log")
+
+        @name.setter
+        def name(self, given: str) -> None:
+            pass
+
+        def write(self, data: Any) -> int:
+            done = super().write(data[:2])
+            half_written.set()
+            looked.wait()
+            return done + super().write(data[2:])
+
+    looked = threading.Event()
+    looked.set()
+    reader, writer = os.pipe()
+    with FileIO(reader) as pipe, Slow(str(tmp_path / "log"), "w") as file:
+        log = LogPipe(pipe, file, lambda line: None)
+        following = threading.Thread(target=log.follow)
+        following.start()
+        os.write(writer, b"one\n")
+        assert half_written.wait(BOUND)
+        half_written.clear()
+        looked.clear()
+        seen = log.lines()
+        looked.set()
+        os.close(writer)
+        following.join()
+        assert seen == ["one"]
 
 
 def test_following_ends_with_the_last_writer_and_keeps_what_was_not_a_whole_line(process: Process) -> None:
