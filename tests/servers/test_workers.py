@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import os
 import select
 import signal
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import psycopg
 import pytest
 
 from pooldrain.runtime.listener import IDLE_LIMIT
@@ -30,6 +28,7 @@ from pooldrain_compare.parity.app.routes import WORKER_PATH
 from pooldrain_compare.parity.conductor import app_module
 from tests.conftest import Measured
 from tests.harness.http import Connection
+from tests.harness.in_flight import Taken
 from tests.harness.postgres import Postgres
 from tests.harness.service import Launcher, Record, Service
 from tests.harness.waiting import BOUND, eventually
@@ -111,26 +110,21 @@ class Held:
     """An order that waits in the database for as long as the test wants."""
 
     postgres: Postgres
-    blocker: psycopg.Connection
+    taken: Taken
 
     def put(self, connection: Connection, pid: int) -> None:
         """Put it in flight on this connection, to this worker."""
-        name = f"held-{uuid.uuid4().hex[:12]}"
-        self.blocker.execute("INSERT INTO orders (id, item, quantity) VALUES (%s, 'x', 1)", (name,))
-        connection.ask("POST", "/orders", json.dumps({"id": name, "item": "x"}).encode())
+        connection.ask("POST", "/orders", self.taken.order().body)
         self.postgres.await_blocked([pid], 1)
 
     def release(self) -> None:
         """Let it go on."""
-        self.blocker.close()
+        self.taken.release()
 
 
 @pytest.fixture
-def held(postgres: Postgres) -> Iterator[Held]:
-    with psycopg.connect(postgres.url, application_name="pooldrain tests") as blocker:
-        held = Held(postgres, blocker)
-        yield held
-        held.release()
+def held(postgres: Postgres, taken: Taken) -> Held:
+    return Held(postgres, taken)
 
 
 def finish(service: Service, code: int = 0) -> None:
